@@ -1,0 +1,186 @@
+"""The scripted expert, which plays from the gold evidence, and the imperfect demonstrators made from it.
+
+The expert writes real memories: at every turn it may rely on the memory and the tool result it is shown, as a policy
+must; the gold evidence only tells it what is worth asking and noting.
+
+Invariants:
+    * ``write`` is a function of the request (with noise keyed by its slot, where there are flaws);
+    * a note is written only if its fact was seen (see ``notes``), and a goal is answered only if the memory written in
+      the same turn holds every note that the answer rests on;
+    * nothing is asked twice, and nothing beyond the budget.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+
+from mempo_env.actions import ToolCall
+from mempo_env.budgets import Budget, get_budget
+from mempo_env.errors import UserError
+from mempo_env.records import Evidence, Goal, Task
+from mempo_env.tokens import RegexTokenCounter, TokenCounter
+
+from .base import TurnRequest
+from .contexts import ContextStrategy
+from .notes import SEPARATOR, fact_seen, fit_notes, garble, irrelevant_sentences, note_forms, split_memory
+from .textual import TextAgent, Tokens, slot_rng
+
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Flaws:
+    """What an imperfect demonstrator gets wrong, as probabilities.
+
+    Attributes:
+        forget: Each note that would be remembered, new or carried on, is dropped, at every rewrite.
+        garble: Its value is replaced by another word that was seen, at every rewrite.
+        bloat: An irrelevant sentence of the result is kept too, at every rewrite.
+
+    Raises:
+        UserError: A probability is outside [0, 1].
+    """
+
+    forget: float = 0.0
+    garble: float = 0.0
+    bloat: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in self.rates():
+            if not 0 <= value <= 1:
+                raise UserError(f"{name}={value} is a probability: choose a number from 0 to 1")
+
+    def rates(self) -> list[tuple[str, float]]:
+        """Names and values of all flaws."""
+        return [(field.name, getattr(self, field.name)) for field in fields(self)]
+
+
+class ExpertAgent(TextAgent):
+    """Asks for every gold evidence once, notes what it sees, answers from its notes.
+
+    Where the budget cannot hold all queries, the goals that need fewest come first, so that as many as possible are
+    finished.
+
+    Args:
+        budget: The environment's budget.
+        think: Whether to write a short true plan in ``<think>``.
+        flaws: What it gets wrong; with any of them it is called a demonstrator.
+        tokens: Prices inputs and outputs (regex counter by default).
+        context: What a policy in its place would be shown.
+        memory_counter: Counts the memory as the environment does (regex counter by default).
+    """
+
+    def __init__(
+        self,
+        budget: str | Budget = "brief",
+        *,
+        think: bool = False,
+        flaws: Flaws | None = None,
+        tokens: Tokens | None = None,
+        context: ContextStrategy | None = None,
+        memory_counter: TokenCounter | None = None,
+    ) -> None:
+        self.budget = get_budget(budget)
+        self.think = think
+        self.flaws = flaws if flaws is not None else Flaws()
+        self.memory_counter = memory_counter if memory_counter is not None else RegexTokenCounter()
+        wrong = ", ".join(f"{name}={value:g}" for name, value in self.flaws.rates() if value)
+        super().__init__(f"demonstrator({wrong})" if wrong else "expert", tokens, context)
+
+    def write(self, request: TurnRequest) -> str:
+        """Memory, plan if wanted, and a search call or the answer."""
+        notes = self._remember(request)
+        queries = self._next_queries(request, set(notes))
+        plan = f"<think>{'ask ' + ', '.join(queries) if queries else 'answer now'}</think>" if self.think else ""
+        if queries:
+            call = {"name": "search", "arguments": {"queries": queries}}
+            action = f"<tool_call>{json.dumps(call, ensure_ascii=False)}</tool_call>"
+        else:
+            action = f"<answer>{SEPARATOR.join(_answer(goal, set(notes)) for goal in request.task.goals)}</answer>"
+        return f"<mem>{SEPARATOR.join(notes)}</mem>{plan}{action}"
+
+    def _remember(self, request: TurnRequest) -> list[str]:
+        """The notes of the new memory: what the old one holds and what the result shows, in task order."""
+        memory, result = request.observation["memory"], request.observation["tool_result"]
+        shown = split_memory(memory)
+        rng, flaws = slot_rng(request.key, "flaws"), self.flaws
+        entries: list[tuple[str, ...]] = []
+        for goal, evidence, forms in _evidence(request.task):
+            held = [level for level, form in enumerate(forms) if form in shown]
+            ready = evidence.after < 0 or _is_noted(goal, evidence.after, set(shown))
+            if held:
+                forms = forms[held[0] :]
+            elif not (ready and fact_seen(evidence, result)):
+                continue
+            if forms in entries or rng.random() < flaws.forget:
+                continue
+            if rng.random() < flaws.garble:
+                forms = garble(forms, evidence.query, goal.answers[0], f"{result}\n{memory}", rng)
+            entries.append(forms)
+        ours = {form for _, _, forms in _evidence(request.task) for form in forms}
+        entries += [(note,) for note in shown if note not in ours and rng.random() >= flaws.forget]
+        if rng.random() < flaws.bloat:
+            full = [forms[0] for _, _, forms in _evidence(request.task)]
+            sentences = irrelevant_sentences(result, _asked(request), full)
+            if sentences:
+                entries.append((sentences[int(rng.integers(len(sentences)))],))
+        return fit_notes(entries, self.memory_counter, self.budget.memory_tokens)
+
+    def _next_queries(self, request: TurnRequest, notes: set[str]) -> list[str]:
+        """What to ask now: nothing if all is asked or no call is left."""
+        calls = sum(isinstance(turn.action, ToolCall) for turn in request.history)
+        if calls >= self.budget.max_tool_calls or len(request.history) >= self.budget.max_turns - 1:
+            return []
+        asked = set(_asked(request))
+        first, later = self._by_priority(request.task)
+        queries: list[str] = []
+        for goals in (first, later):
+            for dependent in (False, True):
+                for goal in goals:
+                    for evidence in goal.evidence:
+                        if (evidence.after >= 0) is not dependent or evidence.query in asked:
+                            continue
+                        if dependent and not _is_noted(goal, evidence.after, notes):
+                            continue
+                        if notes.isdisjoint(note_forms(evidence, goal)):
+                            queries.append(evidence.query)
+        return list(dict.fromkeys(queries))[: self.budget.queries_per_call]
+
+    def _by_priority(self, task: Task) -> tuple[list[Goal], list[Goal]]:
+        """Goals that the budget can finish, and the others, each in task order."""
+        room = min(self.budget.max_tool_calls, self.budget.max_turns - 1) * self.budget.queries_per_call
+        chosen = set()
+        for index in sorted(range(len(task.goals)), key=lambda i: (len(task.goals[i].evidence), i)):
+            room -= len(task.goals[index].evidence)
+            if room >= 0:
+                chosen.add(index)
+        first = [goal for index, goal in enumerate(task.goals) if index in chosen]
+        return first, [goal for index, goal in enumerate(task.goals) if index not in chosen]
+
+
+def _evidence(task: Task) -> Iterator[tuple[Goal, Evidence, tuple[str, ...]]]:
+    """All evidence of a task in order, with the forms of its note."""
+    for goal in task.goals:
+        for evidence in goal.evidence:
+            yield goal, evidence, note_forms(evidence, goal)
+
+
+def _is_noted(goal: Goal, index: int, notes: set[str]) -> bool:
+    return not notes.isdisjoint(note_forms(goal.evidence[index], goal))
+
+
+def _asked(request: TurnRequest) -> list[str]:
+    """The queries of the episode so far, read from its own calls."""
+    asked: list[str] = []
+    for turn in request.history:
+        if isinstance(turn.action, ToolCall) and turn.action.name == "search":
+            asked += turn.action.arguments.get("queries", [])
+    return asked
+
+
+def _answer(goal: Goal, notes: set[str]) -> str:
+    """The gold answer, if all that it rests on is noted; a goal without evidence cannot be known."""
+    known = goal.evidence and all(_is_noted(goal, index, notes) for index in range(len(goal.evidence)))
+    return goal.answers[0] if known else UNKNOWN

@@ -1,0 +1,67 @@
+"""The cache of keys and values behind the embedded sampler.
+
+Invariant: it holds what ``DynamicCache`` would hold; only where the tensors live differs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from transformers import Cache, DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+_SPARE_POSITIONS = 64
+
+
+def new_cache(config: Any) -> Cache:
+    """The cache a model's config asks for; where that is a plain growing one, ours.
+
+    Args:
+        config: Of a model of transformers.
+
+    Returns:
+        An empty cache.
+    """
+    cache = DynamicCache(config=config)
+    if cache.layers and all(type(layer) is DynamicLayer for layer in cache.layers):
+        return Cache(layers=[GrowingLayer() for _ in cache.layers])
+    return cache
+
+
+class GrowingLayer(DynamicLayer):  # type: ignore[misc]
+    """Keys and values in buffers with room to spare, where ``DynamicLayer`` copies everything at every token."""
+
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._key_buffer = self._value_buffer = Tensor()
+        self._room = 0
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Appends (B, H, t, D) keys and values; returns all (B, H, T, D)."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        old = self.get_seq_length()
+        new = old + key_states.shape[-2]
+        if new > self._room:
+            self._room = new + max(_SPARE_POSITIONS, new // 4)
+            buffers = [_buffer(states, self._room) for states in (key_states, value_states)]
+            if old:
+                buffers[0][:, :, :old], buffers[1][:, :, :old] = self.keys, self.values
+            self._key_buffer, self._value_buffer = buffers
+        self._key_buffer[:, :, old:new], self._value_buffer[:, :, old:new] = key_states, value_states
+        self.keys, self.values = self._key_buffer[:, :, :new], self._value_buffer[:, :, :new]  # (B, H, T, D)
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keeps the rows at ``indices``, which may repeat."""
+        super().batch_select_indices(indices)
+        self._room = 0  # what was selected is a copy: the buffers are of the old batch
+
+
+def _buffer(states: Tensor, room: int) -> Tensor:
+    batch, heads, _, depth = states.shape
+    return states.new_empty((batch, heads, room, depth))

@@ -1,0 +1,296 @@
+"""Prompt ids in; output ids, log-probabilities and stop reason out.
+
+``EmbeddedSampler`` is a decode loop of our own over the model's forward and its cache: no top-k, no top-p, no
+penalties. The ``Sampler`` protocol lets an engine elsewhere take its place.
+
+Invariants:
+    * a row's noise is a function of its key alone, never of the global generators or of who else is in the batch;
+    * ``logprobs[i]`` is the float32 log-probability of ``output_ids[i]`` under the distribution it was drawn from: the
+      model's at the given temperature; at temperature 1 where decoding is greedy;
+    * the token that stopped a row is the last of its ``output_ids``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import Cache
+
+from mempo_env.actions import ACTION_CLOSERS, action_end
+
+from .adapters import evaluation_mode
+from .codec import ChatCodec
+from .kv_cache import new_cache
+from .settings import SamplingConfig
+
+StopReason = Literal["action", "eos", "length"]
+_CLOSERS = tuple(closer.encode() for closer in ACTION_CLOSERS)
+_LAST_SIGN = _CLOSERS[0][-1:]  # every closing tag ends in it, so a token without it cannot close a block
+_ENDS_TURN, _MAY_CLOSE = 1, 2
+_MAX_TOKENS = 65_536
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """One prompt and the key of its noise, such as (seed, step, group, rollout, turn)."""
+
+    prompt_ids: tuple[int, ...]
+    key_seed: tuple[int | str, ...]
+
+
+@dataclass(frozen=True)
+class SampleResult:
+    """One output.
+
+    Attributes:
+        output_ids: What was sampled, the stop token included.
+        logprobs: Log-probability of each.
+        stop_reason: ``action`` (an action block closed), ``eos`` or ``length``.
+        weights_version: Which weights sampled it.
+    """
+
+    output_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    stop_reason: StopReason
+    weights_version: int = 0
+
+
+class Sampler(Protocol):
+    """Samples outputs; knows which weights it has."""
+
+    @property
+    def weights_version(self) -> int:
+        """Optimizer steps behind the weights that sample now."""
+        ...
+
+    def update_weights(self, version: int) -> None:
+        """Takes over the policy's current weights, which are said to be ``version``."""
+        ...
+
+    def sample(self, requests: Sequence[SampleRequest], config: SamplingConfig) -> list[SampleResult]:
+        """Answers each request, in order."""
+        ...
+
+
+class EmbeddedSampler:
+    """Samples from a model of this process, on its device, with its active adapter.
+
+    Rows are sorted by length and cut into batches; a prompt that occurs several times in a batch (the first turn of a
+    group) is read once.
+
+    Args:
+        model: A causal LM of transformers, plain or under peft.
+        codec: Of the same model: end-of-turn ids, and bytes of tokens to see where an action ends.
+        max_tokens: Most tokens (rows x longest prompt and output) of a batch: bounds the cache's memory.
+    """
+
+    def __init__(self, model: nn.Module, codec: ChatCodec, *, max_tokens: int = _MAX_TOKENS) -> None:
+        self.model = model
+        self.codec = codec
+        self.max_tokens = max_tokens
+        self.weights_version = 0
+        self._flags = torch.zeros(0, dtype=torch.uint8)
+
+    def update_weights(self, version: int) -> None:
+        """Records the version; the weights are the model's own."""
+        self.weights_version = version
+
+    def sample(self, requests: Sequence[SampleRequest], config: SamplingConfig) -> list[SampleResult]:
+        """Answers each request, in order.
+
+        Args:
+            requests: Any number; each needs a prompt.
+            config: Temperature or greedy, longest output, rows per batch.
+
+        Returns:
+            One result per request.
+
+        Raises:
+            ValueError: A prompt is empty.
+            FloatingPointError: The model gave a distribution that is not finite.
+        """
+        if any(not request.prompt_ids for request in requests):
+            raise ValueError("each request needs at least one prompt id")
+        results: dict[int, SampleResult] = {}
+        with evaluation_mode(self.model), torch.inference_mode():
+            for indices in self._batches(requests, config):
+                batch = [requests[index] for index in indices]
+                results.update(zip(indices, self._decode(batch, config), strict=True))
+        return [results[index] for index in range(len(requests))]
+
+    def _batches(self, requests: Sequence[SampleRequest], config: SamplingConfig) -> Iterator[list[int]]:
+        """Indices of rows to decode side by side, longest prompts first."""
+        batch: list[int] = []
+        for index in sorted(range(len(requests)), key=lambda i: (-len(requests[i].prompt_ids), i)):
+            if batch:
+                longest = len(requests[batch[0]].prompt_ids) + config.max_new_tokens
+                if len(batch) == config.batch_size or longest * (len(batch) + 1) > self.max_tokens:
+                    yield batch
+                    batch = []
+            batch.append(index)
+        if batch:
+            yield batch
+
+    def _decode(self, requests: Sequence[SampleRequest], config: SamplingConfig) -> list[SampleResult]:
+        device = next(self.model.parameters()).device
+        size, steps = len(requests), config.max_new_tokens
+        noise = (
+            None if config.greedy else torch.stack([row_noise(r.key_seed, steps) for r in requests]).to(device)
+        )  # (B, N)
+        ids = torch.zeros((size, steps), dtype=torch.long)  # (B, N)
+        logprobs = torch.zeros((size, steps))  # (B, N)
+        lengths, reasons = [steps] * size, ["length"] * size
+        # Lines of the running batch: the row each one belongs to, and whether that row is still being written.
+        rows, running = list(range(size)), [True] * size
+
+        logits, cache, mask, position = self._prefill([request.prompt_ids for request in requests], steps, device)
+        width = mask.shape[1] - steps
+        padded = not bool(mask[:, :width].all())
+        for step in range(steps):
+            lines = torch.tensor(rows)  # (b,)
+            chosen, chosen_logprobs = choose(
+                logits, None if noise is None else noise[lines.to(device), step], config.temperature
+            )  # (b,), (b,)
+            on_cpu = chosen.cpu()
+            ids[lines, step], logprobs[lines, step] = on_cpu, chosen_logprobs.cpu()
+            flags = self._token_flags(logits.shape[-1])[on_cpu]  # (b,)
+            for line in flags.nonzero().flatten().tolist():
+                row = rows[line]
+                if running[line] and (reason := self._stops(int(flags[line]), ids[row, : step + 1])):
+                    running[line], lengths[row], reasons[row] = False, step + 1, reason
+            n_running = sum(running)
+            if not n_running or step + 1 == steps:
+                break
+            # Dropping lines copies the cache, so finished ones leave by the eighth, not one by one.
+            if (len(rows) - n_running) * 8 >= len(rows):
+                keep = [line for line, runs in enumerate(running) if runs]
+                kept = torch.tensor(keep, device=device)
+                cache.batch_select_indices(kept)
+                chosen, mask, position = chosen[kept], mask[kept], position[kept]
+                rows, running = [rows[line] for line in keep], [True] * len(keep)
+            position = position + 1  # (b, 1)
+            logits = self._forward(
+                chosen[:, None], mask[:, : width + step + 1] if padded else None, position, cache
+            )  # (b, V)
+        return [
+            self._result(ids[row], logprobs[row], length, reason)  # type: ignore[arg-type]
+            for row, (length, reason) in enumerate(zip(lengths, reasons, strict=True))
+        ]
+
+    def _result(self, ids: Tensor, logprobs: Tensor, length: int, reason: StopReason) -> SampleResult:
+        if not bool(logprobs[:length].isfinite().all()):
+            raise FloatingPointError("the model's distribution is not finite: its weights have diverged")
+        return SampleResult(
+            tuple(ids[:length].tolist()), tuple(logprobs[:length].tolist()), reason, self.weights_version
+        )
+
+    def _prefill(
+        self, prompts: Sequence[tuple[int, ...]], steps: int, device: torch.device
+    ) -> tuple[Tensor, Cache, Tensor, Tensor]:
+        """Reads the prompts, each distinct one once.
+
+        Args:
+            prompts: B prompts, the longest has T ids.
+            steps: Output positions N to leave room for in the mask.
+            device: Where to compute.
+
+        Returns:
+            Logits (B, V) of the first output token, cache, attention mask (B, T + N), last position (B, 1).
+        """
+        distinct = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
+        width = max(map(len, prompts))
+        ids = torch.full((len(distinct), width), self.codec.pad_id, dtype=torch.long)  # (U, T), padded on the left
+        mask = torch.ones((len(distinct), width + steps), dtype=torch.long)  # (U, T + N)
+        for prompt, place in distinct.items():
+            ids[place, width - len(prompt) :] = torch.tensor(prompt)
+            mask[place, : width - len(prompt)] = 0
+        ids, mask = ids.to(device), mask.to(device)
+        cache = new_cache(self.model.config)
+        real = mask[:, :width]
+        positions = (real.cumsum(-1) - 1).clamp(min=0)  # (U, T)
+        logits = self._forward(ids, None if bool(real.all()) else real, positions, cache)  # (U, V)
+        last = positions[:, -1:]  # (U, 1)
+        if len(distinct) < len(prompts):
+            places = torch.tensor([distinct[prompt] for prompt in prompts], device=device)  # (B,)
+            cache.batch_select_indices(places)
+            logits, mask, last = logits[places], mask[places], last[places]  # (B, V), (B, T + N), (B, 1)
+        return logits, cache, mask, last
+
+    def _forward(self, ids: Tensor, mask: Tensor | None, positions: Tensor, cache: Cache) -> Tensor:
+        out = self.model(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        last: Tensor = out.logits[:, -1]  # (b, V)
+        return last
+
+    def _token_flags(self, size: int) -> Tensor:
+        """(V,) what to look at when a token was chosen: whether it ends the turn, or may close an action block."""
+        if len(self._flags) != size:
+            self._flags = torch.zeros(size, dtype=torch.uint8)
+            for index, data in enumerate(self.codec.token_bytes(range(size))):
+                if _LAST_SIGN in data:
+                    self._flags[index] = _MAY_CLOSE
+            for index in self.codec.eos_ids:
+                if index < size:
+                    self._flags[index] = _ENDS_TURN
+        return self._flags
+
+    def _stops(self, flag: int, ids: Tensor) -> StopReason | None:
+        if flag == _ENDS_TURN:
+            return "eos"
+        data = b"".join(self.codec.token_bytes(ids.tolist()))
+        if any(closer in data for closer in _CLOSERS) and action_end(data) is not None:
+            return "action"
+        return None
+
+
+def choose(logits: Tensor, noise: Tensor | None, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Draws one token per row by inverting the cumulative distribution.
+
+    Args:
+        logits: (B, V), any floating type; reduced in float32, accumulated in float64.
+        noise: (B,) float64 in [0, 1), or None to take the likeliest token.
+        temperature: Divides the logits; without effect where ``noise`` is None.
+
+    Returns:
+        (B,) ids and their (B,) float32 log-probabilities. A token of probability 0 is never chosen.
+    """
+    if noise is None:
+        logprobs = logits.float().log_softmax(-1)  # (B, V)
+        ids = logprobs.argmax(-1, keepdim=True)  # (B, 1)
+    else:
+        logprobs = (logits.float() / temperature).log_softmax(-1)  # (B, V)
+        cumulative = logprobs.exp().cumsum(-1, dtype=torch.float64)  # (B, V)
+        total = cumulative[:, -1:].contiguous()  # (B, 1), 1 up to rounding
+        # The first token whose cumulative value exceeds the target: one of probability 0 never does so first. A target
+        # that rounding lifted to the total would point past the end, so the last token that adds to it is the limit.
+        ids = torch.searchsorted(cumulative, noise[:, None] * total, right=True)  # (B, 1)
+        ids = torch.minimum(ids, torch.searchsorted(cumulative, total)).clamp(max=logits.shape[-1] - 1)
+    return ids.squeeze(-1), logprobs.gather(-1, ids).squeeze(-1)
+
+
+def row_noise(key_seed: tuple[int | str, ...], n: int) -> Tensor:
+    """The first ``n`` uniform numbers of a key's stream; a longer request begins with the same ones.
+
+    Args:
+        key_seed: Any tuple of whole numbers and strings.
+        n: How many.
+
+    Returns:
+        (n,) float64 in [0, 1).
+    """
+    digest = hashlib.blake2b(json.dumps(key_seed).encode(), digest_size=16).digest()
+    key = np.frombuffer(digest, dtype="<u8")  # Philox takes two 64-bit words
+    return torch.from_numpy(np.random.Generator(np.random.Philox(key=key)).random(n))

@@ -1,0 +1,132 @@
+"""Imitation: supervised learning of demonstrated turns, the warm start before reinforcement learning.
+
+    minimise  - mean over output tokens of log pi(token | prompt, tokens before)
+
+Demonstrations are text; this is the one learner that tokenises them, once, by the same codec and context strategy that
+the policy plays with. Only output tokens carry loss.
+
+Invariant: the batches of step s are a function of (seed, s) and the demonstrator, never of timing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mempo_env.records import Episode
+
+from ..agents.base import SlotKey, TurnRequest
+from ..agents.policy import LoraPolicy
+from ..agents.scoring import TokenRow, collate, micro_batches, output_logprobs
+from .losses import cross_entropy
+from .optim import Optimizer
+
+
+def demonstration_rows(episodes: Sequence[Episode], policy: LoraPolicy, instructions: str) -> list[TokenRow]:
+    """Tokenises demonstrated turns as the policy would see and write them.
+
+    Args:
+        episodes: Played by a text agent; those with an error are left out.
+        policy: Whose codec and context strategy are used.
+        instructions: The environment's system message.
+
+    Returns:
+        One row per turn.
+    """
+    rows = []
+    for episode in episodes:
+        if episode.error is not None:
+            continue
+        for t, turn in enumerate(episode.turns):
+            key = SlotKey(episode.seed, 0, episode.group_id, episode.rollout_id, t)
+            request = TurnRequest(key, turn.observation, instructions, episode.turns[:t], episode.task)
+            prompt = policy.codec.encode_chat(policy.context.messages(request))
+            rows.append(TokenRow(tuple(prompt), tuple(policy.codec.encode_text(turn.text))))
+    return rows
+
+
+def imitation_batches(
+    demonstrate: Callable[[int], list[TokenRow]], tokens_per_step: int, seed: int
+) -> Iterator[list[TokenRow]]:
+    """Cuts demonstrations into batches of similar length, in random order within each chunk.
+
+    Args:
+        demonstrate: Gives the rows of chunk c.
+        tokens_per_step: Padded tokens of a batch.
+        seed: Seed of the order.
+
+    Yields:
+        Batches, without end.
+    """
+    chunk = 0
+    while True:
+        rows = demonstrate(chunk)
+        batches = [[rows[i] for i in indices] for indices in micro_batches(rows, tokens_per_step)]
+        for index in np.random.default_rng((seed, chunk)).permutation(len(batches)):
+            yield batches[index]
+        chunk += 1
+
+
+@dataclass(frozen=True)
+class ImitationStep:
+    """What one optimizer step of imitation saw.
+
+    Attributes:
+        loss: Mean cross-entropy per output token, in nats.
+        accuracy: Share of output tokens that had probability above one half.
+        tokens: Prompt and output tokens without padding.
+        grad_norm: Before clipping.
+        lr: Learning rate used.
+    """
+
+    loss: float
+    accuracy: float
+    tokens: int
+    grad_norm: float
+    lr: float
+
+
+def imitate(
+    policy: LoraPolicy,
+    optimizer: Optimizer,
+    batches: Iterator[list[TokenRow]],
+    steps: int,
+    *,
+    micro_batch_tokens: int,
+    on_step: Callable[[int, ImitationStep], None] | None = None,
+) -> list[ImitationStep]:
+    """Takes ``steps`` optimizer steps of imitation on the policy's trainable parameters.
+
+    Args:
+        policy: What learns.
+        optimizer: Over the parameters to train.
+        batches: One batch of rows per step.
+        steps: How many.
+        micro_batch_tokens: Padded tokens per forward and backward pass.
+        on_step: Called after each step.
+
+    Returns:
+        One record per step.
+    """
+    history = []
+    for step in range(steps):
+        rows = next(batches)
+        n_output = sum(len(row.output_ids) for row in rows)
+        optimizer.zero_grad()
+        loss_sum, hits = 0.0, 0
+        for indices in micro_batches(rows, micro_batch_tokens):
+            batch = collate([rows[i] for i in indices], policy.codec.pad_id, policy.device)
+            logprobs, _ = output_logprobs(policy.model, batch)  # (B, O)
+            loss = (cross_entropy(logprobs) * batch.mask).sum() / n_output
+            loss.backward()  # type: ignore[no-untyped-call]
+            loss_sum += loss.item()
+            hits += int(((logprobs.detach().exp() > 0.5) & batch.mask).sum())
+        norm, rate = optimizer.step()
+        policy.weights_version += 1
+        record = ImitationStep(loss_sum, hits / n_output, sum(map(len, rows)), norm, rate)
+        history.append(record)
+        if on_step is not None:
+            on_step(step, record)
+    return history

@@ -1,0 +1,126 @@
+"""Memory quality Q(m): how probable the gold answers are for the current policy, given only the task and the memory.
+
+    Q(m) = exp( (1/L) sum_l log pi(a_l | task, m, a_<l) )                                (MemPO, arXiv 2603.00680)
+
+The prompt is what the next turn would see (task and memory, no tool result, no budget line), then the assistant prefix
+``<answer>``, then the gold tokens. Ids of prefix and gold are concatenated, never tokenised together. This file is the one
+place that holds that template.
+
+Invariant: Q depends on task, memory and weights alone: not on the batch, not on how the memory came about.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mempo_env.records import Episode, Observation, Task
+from mempo_env.tools import escape_tags
+
+from ..agents.base import SlotKey, TurnRequest
+from ..agents.contexts import ContextStrategy, HistoryContext, MemoryContext
+from ..agents.policy import LoraPolicy
+from ..agents.scoring import TokenRow, score_rows
+
+Scope = Literal["joint", "per_goal"]
+ANSWER_PREFIX = "<answer>"
+
+
+class AnswerScorer:
+    """Scores answers with a policy's current weights, without gradient.
+
+    Args:
+        policy: Whose probability it is.
+        instructions: The environment's system message.
+        scope: ``joint``: first aliases in one string "a1; a2". ``per_goal``: each goal asked alone, best alias, mean over
+            goals.
+        max_tokens: Padded tokens per forward pass.
+    """
+
+    def __init__(
+        self, policy: LoraPolicy, instructions: str, *, scope: Scope = "joint", max_tokens: int = 16384
+    ) -> None:
+        self.policy = policy
+        self.instructions = instructions
+        self.scope: Scope = scope
+        self.max_tokens = max_tokens
+
+    def memory_quality(self, items: Sequence[tuple[Episode, str]]) -> Tensor:
+        """Q(m) of each (episode, memory), as float64 (M,)."""
+        return self.quality([(episode.task, memory) for episode, memory in items])
+
+    def quality(self, items: Sequence[tuple[Task, str]]) -> Tensor:
+        """Q(m) of each (task, memory), as float64 (M,). Equal questions are computed once."""
+        wanted = [self._questions(task, memory) for task, memory in items]
+        return self._aggregate(wanted)
+
+    def history_quality(self, items: Sequence[tuple[Episode, int]]) -> Tensor:
+        """P(a | s_<t): the same probability given the whole uncompressed history before the output of turn t.
+
+        Args:
+            items: (episode, t) pairs.
+
+        Returns:
+            float64 (M,).
+        """
+        context = HistoryContext()
+        wanted = []
+        for episode, t in items:
+            observation = episode.turns[t].observation | {"budget": ""}
+            prompt = self._prompt(context, episode.task, observation, episode.turns[:t])
+            wanted.append([[TokenRow(prompt, self._gold(joint_answer(episode.task)))]])
+        return self._aggregate(wanted)
+
+    def _questions(self, task: Task, memory: str) -> list[list[TokenRow]]:
+        """For each question to average over, the rows (aliases) of which the best counts."""
+        context = MemoryContext()
+        if self.scope == "joint":
+            prompt = self._prompt(context, task, _answer_time(task.text, memory), ())
+            return [[TokenRow(prompt, self._gold(joint_answer(task)))]]
+        questions = []
+        for goal in task.goals:
+            prompt = self._prompt(context, task, _answer_time(goal.question, memory), ())
+            questions.append([TokenRow(prompt, self._gold(answer)) for answer in goal.answers])
+        return questions
+
+    def _prompt(
+        self, context: ContextStrategy, task: Task, observation: Observation, history: tuple[object, ...]
+    ) -> tuple[int, ...]:
+        key = SlotKey(0, 0, task.id, 0, len(history))
+        request = TurnRequest(key, observation, self.instructions, history, task)  # type: ignore[arg-type]
+        codec = self.policy.codec
+        return (*codec.encode_chat(context.messages(request)), *codec.encode_text(ANSWER_PREFIX))
+
+    def _gold(self, answer: str) -> tuple[int, ...]:
+        return tuple(self.policy.codec.encode_text(answer))
+
+    def _aggregate(self, wanted: Sequence[Sequence[Sequence[TokenRow]]]) -> Tensor:
+        """Mean over questions of the best alias's exp(mean log-probability)."""
+        unique = list(dict.fromkeys(row for questions in wanted for aliases in questions for row in aliases))
+        with self.policy.evaluating():
+            scored = score_rows(
+                self.policy.model, unique, self.policy.codec.pad_id, max_tokens=self.max_tokens
+            )  # per row (n_gold,)
+        probability = {
+            row: math.exp(logprobs.double().mean().item()) for row, logprobs in zip(unique, scored, strict=True)
+        }
+        return torch.tensor(
+            [
+                sum(max(probability[row] for row in aliases) for aliases in questions) / len(questions)
+                for questions in wanted
+            ],
+            dtype=torch.float64,
+        )  # (M,)
+
+
+def joint_answer(task: Task) -> str:
+    """The primary answers in one string, as an answer block holds them."""
+    return "; ".join(goal.answers[0] for goal in task.goals)
+
+
+def _answer_time(task_text: str, memory: str) -> Observation:
+    return {"task": escape_tags(task_text), "memory": memory, "tool_result": "", "budget": ""}

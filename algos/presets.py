@@ -1,0 +1,133 @@
+"""Named presets: complete configurations, each value with its source.
+
+Invariant: a preset is a valid ``RunConfig``; flags change single values of it and nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mempo_env.errors import unknown_name
+
+from ..agents.settings import LoraSettings, SamplingConfig, TinyConfig
+from .config import EnvSettings, EvalConfig, OptimConfig, RunConfig, TrainConfig, WarmStartConfig
+
+# `tiny`: a Qwen2 of under a million weights, built in place, that learns to keep its memory within minutes on two cores.
+# Everything here is ours, found by trial: see docs/demo.md.
+TINY = RunConfig(
+    preset="tiny",
+    model="tiny",
+    dataset="closed-world",
+    goals=(4,),
+    budget="brief",
+    steps=40,
+    env_args=EnvSettings(outcome="fraction", instructions="terse", topk=1),
+    tiny=TinyConfig(),
+    lora=LoraSettings(rank=16, alpha=32),
+    sampling=SamplingConfig(max_new_tokens=160),
+    warm_start=WarmStartConfig(
+        target="all",
+        perfect_steps=900,
+        demonstrator_steps=300,
+        forget=0.2,
+        goals=(1, 10),
+        tokens_per_step=4000,
+        optim=OptimConfig(name="muon", lr=5e-3, warmup_steps=30, schedule="linear", decay_from=0.5),
+    ),
+    train=TrainConfig(groups_per_step=12, group_size=8, optim=OptimConfig(lr=2e-3)),
+    eval=EvalConfig(episodes=100),
+)
+
+# `smollm2`: SmolLM2-135M-Instruct on real questions; small enough for two cores, with the code path of a 7B model.
+SMOLLM2 = RunConfig(
+    preset="smollm2",
+    model="smollm2",
+    dtype="bfloat16",
+    dataset="qa",
+    data=("../shared/data/hotpotqa",),
+    goals=(2,),  # the paper trains on 2 goals
+    budget="brief",
+    steps=3,
+    max_prompt_tokens=4096,
+    env_args=EnvSettings(outcome="f1", topk=1, max_passage_tokens=80),  # f1: a 135M model is seldom right on every goal
+    lora=LoraSettings(rank=16, alpha=32),
+    sampling=SamplingConfig(max_new_tokens=192, batch_size=16),
+    warm_start=WarmStartConfig(
+        target="adapter",
+        perfect_steps=60,
+        demonstrator_steps=0,
+        forget=0.0,
+        goals=(2, 2),
+        tokens_per_step=8192,
+        episodes_per_chunk=32,
+        optim=OptimConfig(lr=5e-4, warmup_steps=5, schedule="linear"),
+    ),
+    train=TrainConfig(
+        groups_per_step=2,
+        group_size=8,
+        micro_batch_tokens=4096,
+        save_every=1,
+        optim=OptimConfig(lr=5e-5),  # lr: the brief
+    ),
+    eval=EvalConfig(goals=(2,), episodes=16, batch=16),
+)
+
+# `qwen2.5-7b`: the brief's settings. Runs on one large GPU with the embedded sampler, slowly.
+QWEN = RunConfig(
+    preset="qwen2.5-7b",
+    model="Qwen/Qwen2.5-7B",  # brief and paper
+    dtype="bfloat16",
+    dataset="qa",
+    data=("../shared/data/hotpotqa", "../shared/data/nq"),  # paper: HotpotQA and NQ at 2 goals
+    goals=(2,),  # paper
+    budget="brief",  # brief: at most 5 tool calls, memory of at most 256 tokens
+    steps=30_000,  # brief
+    max_prompt_tokens=8192,
+    env_args=EnvSettings(outcome="binary", topk=3, max_passage_tokens=160),  # binary: both sources; topk 3: Search-R1
+    lora=LoraSettings(rank=16, alpha=32),  # the brief names LoRA, not its rank
+    sampling=SamplingConfig(max_new_tokens=1024, batch_size=64),
+    warm_start=WarmStartConfig(  # paper: about 10 k correct expert trajectories, one round
+        target="adapter",
+        perfect_steps=600,
+        demonstrator_steps=0,
+        forget=0.0,
+        goals=(2, 2),
+        tokens_per_step=65_536,
+        optim=OptimConfig(lr=5e-5, warmup_steps=20, schedule="linear"),
+    ),
+    train=TrainConfig(
+        groups_per_step=8,  # paper: batch of 128 episodes ...
+        group_size=16,  # ... in groups of 16
+        micro_batch_tokens=16_384,
+        optim=OptimConfig(lr=5e-5),  # brief (the paper's 1e-6 is for full fine-tuning)
+    ),
+    eval=EvalConfig(),
+)
+
+# `qwen2.5-7b-paper`: the paper's form where it differs from the brief's.
+QWEN_PAPER = replace(
+    QWEN,
+    preset="qwen2.5-7b-paper",
+    algo="mempo-paper",
+    budget="paper",  # paper: at most 16 turns
+    train=replace(QWEN.train, optim=OptimConfig(lr=1e-6)),  # paper; for full fine-tuning, so slow on an adapter
+)
+
+PRESETS = {preset.preset: preset for preset in (TINY, SMOLLM2, QWEN, QWEN_PAPER)}
+
+
+def get_preset(name: str) -> RunConfig:
+    """Looks a preset up.
+
+    Args:
+        name: ``tiny``, ``smollm2``, ``qwen2.5-7b`` or ``qwen2.5-7b-paper``.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        UserError: The name is unknown.
+    """
+    if name not in PRESETS:
+        raise unknown_name("preset", name, PRESETS)
+    return PRESETS[name]

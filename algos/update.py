@@ -1,0 +1,258 @@
+"""From episodes and advantages to gradients: rows, weights, micro-batches, one optimizer step per minibatch.
+
+Invariants:
+    * the objective is the mean over a minibatch's valid episodes of the mean over all output tokens of the episode
+      (method: 1/|tau_i| counts the whole episode), so its gradient does not depend on the split into micro-batches, nor on
+      how many turns an episode has;
+    * minibatches are cut by groups; the number of optimizer steps does not depend on the number of turns;
+    * rows are the ids that the sampler saw and produced.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mempo_env.records import Group, Turn
+
+from ..agents.policy import LoraPolicy
+from ..agents.scoring import TokenRow, collate, micro_batches, output_logprobs, score_rows
+from .base import Advantages, Algorithm, TokenBatch, TurnKey
+from .optim import Optimizer
+
+
+@dataclass(frozen=True)
+class TrainingRow:
+    """One turn as the update sees it.
+
+    Attributes:
+        key: Names the turn.
+        row: Its ids.
+        advantages: (n_output,) per token.
+        sampler_logprobs: (n_output,) as the sampler recorded them.
+        weight: Weight of each of its tokens in the objective.
+    """
+
+    key: TurnKey
+    row: TokenRow
+    advantages: Tensor
+    sampler_logprobs: Tensor
+    weight: float
+
+
+def training_rows(groups: Sequence[Group], advantages: Advantages, offset: int = 0) -> list[TrainingRow]:
+    """Turns of the valid episodes as rows, each token weighted 1 / (|tau_i| x number of valid episodes).
+
+    Args:
+        groups: The groups of one minibatch.
+        advantages: Of the whole batch.
+        offset: Index of the first group within the batch.
+
+    Returns:
+        Rows in the order of groups, episodes and turns.
+
+    Raises:
+        ValueError: A turn has no ids: it came from a text-only agent.
+    """
+    valid = sum(episode.error is None for group in groups for episode in group)
+    rows = []
+    for g, group in enumerate(groups, start=offset):
+        for i, episode in enumerate(group):
+            if episode.error is not None:
+                continue
+            for t, turn in enumerate(episode.turns):
+                weight = 1.0 / (episode.n_output * valid)
+                rows.append(_training_row((g, i, t), turn, advantages.tokens[g, i, t], weight))
+    return rows
+
+
+def _training_row(key: TurnKey, turn: Turn, advantages: Tensor, weight: float) -> TrainingRow:
+    if not turn.has_ids:
+        raise ValueError(
+            f"turn {key} has no ids: text-only agents cannot be learned from by reinforcement; use imitation"
+        )
+    return TrainingRow(
+        key, TokenRow(turn.prompt_ids, turn.output_ids), advantages.float(), torch.tensor(turn.logprobs), weight
+    )
+
+
+class Updater:
+    """Applies a batch of groups to a policy.
+
+    Args:
+        policy: Whose active adapter is trained.
+        algorithm: Gives the loss.
+        optimizer: Steps the parameters.
+        epochs: Passes over a batch.
+        minibatches: Optimizer steps per pass.
+        micro_batch_tokens: Padded tokens per forward and backward pass.
+        chunk_tokens: Output tokens whose logits live at one time; None: the plain path.
+    """
+
+    def __init__(
+        self,
+        policy: LoraPolicy,
+        algorithm: Algorithm[object],
+        optimizer: Optimizer,
+        *,
+        epochs: int = 1,
+        minibatches: int = 1,
+        micro_batch_tokens: int = 16384,
+        chunk_tokens: int | None = 1024,
+    ) -> None:
+        self.policy = policy
+        self.algorithm = algorithm
+        self.optimizer = optimizer
+        self.epochs = epochs
+        self.minibatches = minibatches
+        self.micro_batch_tokens = micro_batch_tokens
+        self.chunk_tokens = chunk_tokens
+
+    def update(self, groups: Sequence[Group], advantages: Advantages) -> dict[str, float]:
+        """Takes ``epochs x minibatches`` optimizer steps.
+
+        Args:
+            groups: One batch.
+            advantages: For every turn of it.
+
+        Returns:
+            Metrics: token means of what the loss logs, gradient norm, sampler/trainer mismatch, counts.
+
+        Raises:
+            FloatingPointError: A gradient is not finite.
+        """
+        self.policy.train_mode()
+        cuts = [round(n * len(groups) / self.minibatches) for n in range(self.minibatches + 1)]
+        parts = [
+            [row for row in training_rows(groups[low:high], advantages, low) if self._has_gradient(row)]
+            for low, high in itertools.pairwise(cuts)
+        ]
+        # With one optimizer step per batch the weights that sampled are the weights that learn: the ratio is exactly 1 and
+        # no extra pass is needed. With more, log pi_old is computed once, before the first step.
+        several = self.epochs * self.minibatches > 1
+        old = [self._score(rows) if several else None for rows in parts]
+        reference = [self._reference(rows) for rows in parts]
+        log = _TokenMeans()
+        scalars: dict[str, list[float]] = {"train/grad_norm": [], "train/lr": []}
+        for _ in range(self.epochs):
+            for rows, old_logprobs, reference_logprobs in zip(parts, old, reference, strict=True):
+                self.optimizer.zero_grad()
+                for indices in micro_batches([row.row for row in rows], self.micro_batch_tokens):
+                    chosen = [rows[i] for i in indices]
+                    self._backward(
+                        chosen,
+                        None if old_logprobs is None else [old_logprobs[i] for i in indices],
+                        None if reference_logprobs is None else [reference_logprobs[i] for i in indices],
+                        log,
+                    )
+                if rows:
+                    norm, rate = self.optimizer.step()
+                    scalars["train/grad_norm"].append(norm)
+                    scalars["train/lr"].append(rate)
+                    self.policy.weights_version += 1
+        total_rows = sum(len(episode.turns) for group in groups for episode in group if episode.error is None)
+        metrics = log.means()
+        metrics |= {name: sum(values) / len(values) for name, values in scalars.items() if values}
+        metrics["train/rows"] = float(sum(map(len, parts)))
+        metrics["train/rows_without_gradient"] = float(total_rows) - metrics["train/rows"]
+        metrics["train/optimizer_steps"] = float(self.optimizer.step_count)
+        return metrics
+
+    def _has_gradient(self, row: TrainingRow) -> bool:
+        """Rows whose advantages are all 0 add exactly nothing, unless the loss has a term without advantage."""
+        return self.algorithm.needs_all_turns or bool(row.advantages.any())
+
+    def _score(self, rows: Sequence[TrainingRow]) -> list[Tensor]:
+        with self.policy.evaluating():
+            return score_rows(
+                self.policy.model,
+                [row.row for row in rows],
+                self.policy.codec.pad_id,
+                max_tokens=self.micro_batch_tokens,
+                temperature=self.policy.temperature,
+            )
+
+    def _reference(self, rows: Sequence[TrainingRow]) -> list[Tensor] | None:
+        if not self.algorithm.needs_reference:
+            return None
+        with self.policy.use_adapter(self.policy.reference_adapter):
+            return self._score(rows)
+
+    def _backward(
+        self,
+        rows: Sequence[TrainingRow],
+        old_logprobs: list[Tensor] | None,
+        reference_logprobs: list[Tensor] | None,
+        log: _TokenMeans,
+    ) -> None:
+        batch = collate([row.row for row in rows], self.policy.codec.pad_id, self.policy.device)
+        logprobs, entropy = output_logprobs(
+            self.policy.model,
+            batch,
+            temperature=self.policy.temperature,
+            chunk_tokens=self.chunk_tokens,
+            entropy=True,
+        )  # (B, O), (B, O)
+        depth = batch.mask.shape[1]
+        tokens = TokenBatch(
+            rows=batch,
+            logprobs=logprobs,
+            old_logprobs=logprobs.detach() if old_logprobs is None else _pad(old_logprobs, depth).to(logprobs.device),
+            reference_logprobs=None
+            if reference_logprobs is None
+            else _pad(reference_logprobs, depth).to(logprobs.device),
+            advantages=_pad([row.advantages for row in rows], depth).to(logprobs.device),
+        )
+        weights = torch.tensor([row.weight for row in rows], device=logprobs.device)[:, None]  # (B, 1)
+        loss, logged = self.algorithm.token_loss(tokens)  # (B, O)
+        (loss * weights * batch.mask).sum().backward()  # type: ignore[no-untyped-call]
+        keys = [row.key for row in rows]
+        critic = self.algorithm.critic_loss(self.policy, tokens, keys)
+        if critic is not None:
+            (critic * weights * batch.mask).sum().backward()  # type: ignore[no-untyped-call]
+            logged["train/critic_loss"] = critic.detach()
+        mismatch = (logprobs.detach() - _pad([row.sampler_logprobs for row in rows], depth).to(logprobs.device)).abs()
+        assert entropy is not None
+        log.add(
+            batch.mask,
+            {
+                "train/loss": loss.detach(),
+                "train/entropy": entropy,
+                "train/ratio": (logprobs.detach() - tokens.old_logprobs).exp(),
+                "train/sampler_mismatch": mismatch,
+                **logged,
+            },
+        )
+        log.maximum("train/sampler_mismatch_max", mismatch, batch.mask)
+
+
+class _TokenMeans:
+    """Means over output tokens of the rows that were trained on."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, float] = {}
+        self.maxima: dict[str, float] = {}
+        self.count = 0
+
+    def add(self, mask: Tensor, values: dict[str, Tensor]) -> None:
+        self.count += int(mask.sum())
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + float((value * mask).sum())
+
+    def maximum(self, name: str, value: Tensor, mask: Tensor) -> None:
+        self.maxima[name] = max(self.maxima.get(name, 0.0), float((value * mask).max()))
+
+    def means(self) -> dict[str, float]:
+        return {name: value / self.count for name, value in self.sums.items()} | self.maxima if self.count else {}
+
+
+def _pad(rows: Sequence[Tensor], depth: int) -> Tensor:
+    """Stacks (n,) tensors as (B, depth), 0 beyond each row's end."""
+    padded = torch.zeros((len(rows), depth))
+    for index, row in enumerate(rows):
+        padded[index, : row.shape[0]] = row
+    return padded

@@ -1,0 +1,102 @@
+"""The warm start: imitation of the scripted expert, then of one with a stated flaw.
+
+With ``target="all"`` it trains every weight of the base, and a fresh adapter is added afterwards (its reference is the base with
+the adapter off). With ``target="adapter"`` it trains the adapter that reinforcement learning goes on with, and a frozen copy of
+that adapter becomes the reference.
+
+Invariant: after the warm start KL(policy || reference) is 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..agents.codec import CodecTokenCounter
+from ..agents.expert import ExpertAgent, Flaws
+from ..agents.policy import LoraPolicy
+from ..agents.rollout import EnvPool, EpisodeSpec, rollout
+from ..agents.scoring import TokenRow
+from .config import RunConfig, WarmStartConfig
+from .imitation import ImitationStep, demonstration_rows, imitate, imitation_batches
+from .optim import Optimizer, trainable
+from .setup import env_factory
+from .trainer import task_seed
+
+_IMITATION_STREAM = 1 << 20
+"""Offset of the step number in ``task_seed``, so that demonstrated and trained tasks are drawn apart."""
+
+
+def demonstrator(
+    config: RunConfig, policy: LoraPolicy, envs: EnvPool, forget: float
+) -> Callable[[int], list[TokenRow]]:
+    """A function that gives the demonstrated rows of a chunk.
+
+    Args:
+        config: The run.
+        policy: Whose codec and context strategy the rows are made with.
+        envs: Where the expert plays.
+        forget: Rate at which it forgets a note per rewrite.
+
+    Returns:
+        From the chunk's number to its rows.
+    """
+    settings: WarmStartConfig = config.warm_start
+    expert = ExpertAgent(
+        config.budget,
+        flaws=Flaws(forget=forget),
+        context=policy.context,
+        memory_counter=CodecTokenCounter(policy.codec),
+    )
+
+    def rows(chunk: int) -> list[TokenRow]:
+        step = _IMITATION_STREAM + chunk
+        specs = [
+            EpisodeSpec(f"imitation/{forget}/{chunk}/{index}", 0, task_seed(config.seed, step, index))
+            for index in range(settings.episodes_per_chunk)
+        ]
+        episodes = rollout(expert, envs, specs, seed=config.seed, step=step)
+        return demonstration_rows(episodes, policy, envs.memory_env.instructions)
+
+    return rows
+
+
+def warm_start(
+    config: RunConfig,
+    policy: LoraPolicy,
+    *,
+    forget_after: bool = True,
+    on_step: Callable[[int, ImitationStep], None] | None = None,
+) -> None:
+    """Trains a policy by imitation, in place, on whatever parameters of its model ask for a gradient.
+
+    Args:
+        config: The run; ``config.warm_start`` says how long, on how many goals, and how much is forgotten.
+        policy: What learns.
+        forget_after: Whether the second part imitates the imperfect demonstrator (False: the perfect expert throughout, the
+            ceiling that imitation can reach with the same number of steps).
+        on_step: Called after each optimizer step.
+    """
+    settings = config.warm_start
+    total = settings.perfect_steps + settings.demonstrator_steps
+    optimizer = Optimizer(trainable(policy.model), settings.optim, total)
+    done = 0
+    with EnvPool(env_factory(config, settings.goals, "train", CodecTokenCounter(policy.codec))) as envs:
+        for steps, forget in (
+            (settings.perfect_steps, 0.0),
+            (settings.demonstrator_steps, settings.forget if forget_after else 0.0),
+        ):
+            if not steps:
+                continue
+            offset = done
+            batches = imitation_batches(
+                demonstrator(config, policy, envs, forget), settings.tokens_per_step, config.seed + offset
+            )
+            imitate(
+                policy,
+                optimizer,
+                batches,
+                steps,
+                micro_batch_tokens=config.train.micro_batch_tokens,
+                on_step=None if on_step is None else lambda s, record, o=offset: on_step(o + s, record),
+            )
+            done += steps

@@ -1,0 +1,210 @@
+"""``MemPO-MultiGoal-v0``: several questions at once, a search tool, a calculator, and only the memory to carry along.
+
+Invariant: what an episode asks is a function of the reset seed and the environment's arguments; two environments made
+with equal arguments ask the same for the same seed.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from mempo_env.env import MemoryEnv
+from mempo_env.errors import UserError, unknown_name
+from mempo_env.plugins import Registry
+from mempo_env.records import Task
+from mempo_env.tools import Tool
+
+from .calculator import Calculator
+from .closed_world import SPLITS, ClosedWorldConfig, sample_closed_world_task
+from .qa_data import QaDataset, shared_dataset
+from .retrieval import Bm25Index, task_index
+from .search_tool import SearchTool
+
+MIN_GOALS, MAX_GOALS = 1, 16
+
+
+class TaskSource(Protocol):
+    """Where tasks and passages come from; what a factory in ``DATASETS`` makes."""
+
+    @property
+    def index(self) -> Bm25Index | None:
+        """The corpus for tasks without passages of their own; None where every task has its own."""
+        ...
+
+    @property
+    def titles(self) -> bool:
+        """Whether search results show titles."""
+        ...
+
+    def sample(self, rng: np.random.Generator, goals: int) -> Task:
+        """Draws a task from ``rng`` alone."""
+        ...
+
+
+@dataclass(frozen=True)
+class _ClosedWorld:
+    config: ClosedWorldConfig
+    split: str
+    index: Bm25Index | None = None
+    titles: bool = False
+
+    def sample(self, rng: np.random.Generator, goals: int) -> Task:
+        return sample_closed_world_task(rng, goals, self.config, self.split)
+
+
+@dataclass(frozen=True)
+class _Qa:
+    dataset: QaDataset
+    titles: bool = True
+
+    @property
+    def index(self) -> Bm25Index:
+        return self.dataset.index
+
+    def sample(self, rng: np.random.Generator, goals: int) -> Task:
+        return self.dataset.sample(rng, goals)
+
+
+def closed_world_source(data: Sequence[str | Path], split: str, world: ClosedWorldConfig | None) -> TaskSource:
+    """Tasks drawn afresh.
+
+    Args:
+        data: Must be empty.
+        split: ``train``, ``dev`` or ``test``.
+        world: How worlds are drawn.
+
+    Raises:
+        UserError: A data folder was given, or the split is unknown.
+    """
+    if data:
+        raise UserError("the closed-world dataset is generated and takes no data folder; drop data or use dataset='qa'")
+    if split not in SPLITS:
+        raise unknown_name("split", split, SPLITS)
+    return _ClosedWorld(world or ClosedWorldConfig(), split)
+
+
+def qa_source(data: Sequence[str | Path], split: str, world: ClosedWorldConfig | None) -> TaskSource:
+    """Tasks composed from files.
+
+    Args:
+        data: One folder at least.
+        split: Which ``questions.SPLIT`` files.
+        world: Must be None.
+
+    Raises:
+        UserError: No folder or a world was given, or a file cannot be used.
+    """
+    if not data:
+        raise UserError("dataset='qa' needs data: a folder, or several, with corpus.jsonl and questions.SPLIT.jsonl")
+    if world is not None:
+        raise UserError("world configures the closed-world dataset only; drop it or use dataset='closed-world'")
+    return _Qa(shared_dataset(data, split))
+
+
+SourceFactory = Callable[[Sequence[str | Path], str, ClosedWorldConfig | None], TaskSource]
+DATASETS = Registry[SourceFactory]("dataset", "mempo_env.datasets")
+"""Datasets by name: factories ``(data, split, world) -> TaskSource``; or ``package.module:name``."""
+DATASETS.register("closed-world", "mempo_env.envs.multi_goal:closed_world_source")
+DATASETS.register("qa", "mempo_env.envs.multi_goal:qa_source")
+_factory = functools.cache(DATASETS.get)  # a look at the installed entry points takes milliseconds
+
+
+class MultiGoalEnv(MemoryEnv):
+    """Answers 1 to 16 questions in one episode with a search tool and a calculator.
+
+    Args:
+        goals: Number of questions, or the two ends of a range to draw it from at every reset.
+        dataset: ``"closed-world"`` (drawn afresh for every task) or ``"qa"`` (files), or your own, see ``DATASETS``.
+        data: Folder of a ``qa`` data set, or several to be joined.
+        split: ``"train"``, ``"dev"`` or ``"test"``; for ``qa`` whatever ``questions.SPLIT.jsonl`` there is.
+        world: How closed worlds are drawn: a ``ClosedWorldConfig`` or a mapping of its fields.
+        topk: Passages shown per query.
+        max_passage_tokens: Longest text shown of a passage.
+        **memory_env: Arguments of ``mempo_env.env.MemoryEnv``: ``budget``, ``outcome``, ``memory``, ``reward_hook``, ..
+
+    Raises:
+        UserError: An argument is unknown or out of range, or a data file is missing or malformed.
+    """
+
+    def __init__(
+        self,
+        goals: int | Sequence[int] = 2,
+        dataset: str = "closed-world",
+        data: str | Path | Sequence[str | Path] | None = None,
+        split: str = "train",
+        world: ClosedWorldConfig | Mapping[str, Any] | None = None,
+        topk: int = 1,
+        max_passage_tokens: int = 120,
+        **memory_env: Any,
+    ) -> None:
+        super().__init__(**memory_env)
+        self.min_goals, self.max_goals = _goal_range(goals)
+        for name, value in (("topk", topk), ("max_passage_tokens", max_passage_tokens)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise UserError(f"{name} must be a whole number from 1, not {value!r}")
+        if data is None:
+            folders: tuple[str | Path, ...] = ()
+        else:
+            folders = (data,) if isinstance(data, str | Path) else tuple(data)
+        self.source = _factory(dataset)(folders, split, _world(world))
+        self._search = SearchTool(
+            queries_per_call=self.budget.queries_per_call,
+            topk=topk,
+            max_passage_tokens=max_passage_tokens,
+            token_counter=self.token_counter,
+            titles=self.source.titles,
+        )
+        self._tools: tuple[Tool, ...] = (self._search, Calculator())
+
+    @property
+    def tools(self) -> Sequence[Tool]:
+        """Search and calculator."""
+        return self._tools
+
+    def sample_task(self, rng: np.random.Generator) -> Task:
+        """Draws the number of goals, where it is a range, and a task of that many."""
+        goals = self.min_goals
+        if self.max_goals > self.min_goals:
+            goals = int(rng.integers(self.min_goals, self.max_goals + 1))
+        return self.source.sample(rng, goals)
+
+    def prepare(self, task: Task) -> None:
+        """Points the search tool at the task's own passages, or at the shared corpus.
+
+        Raises:
+            UserError: There is neither.
+        """
+        index = task_index(task.passages) if task.passages else self.source.index
+        if index is None:
+            raise UserError("this task has no passages and this dataset no shared corpus; give Task.passages")
+        self._search.index = index
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._task is not None:
+            self.prepare(self._task)
+
+
+def _goal_range(goals: object) -> tuple[int, int]:
+    given = list(goals) if isinstance(goals, Sequence) and not isinstance(goals, str) else [goals, goals]
+    ends = [int(end) for end in given if isinstance(end, int | np.integer) and not isinstance(end, bool)]
+    if len(given) != 2 or len(ends) != 2:
+        raise UserError(f"goals must be a whole number or two, (lowest, highest), not {goals!r}")
+    low, high = ends
+    if not MIN_GOALS <= low <= high <= MAX_GOALS:
+        raise UserError(f"goals must lie between {MIN_GOALS} and {MAX_GOALS}, lowest first, not {goals!r}")
+    return low, high
+
+
+def _world(world: ClosedWorldConfig | Mapping[str, Any] | None) -> ClosedWorldConfig | None:
+    if world is None or isinstance(world, ClosedWorldConfig):
+        return world
+    if unknown := set(world) - set(ClosedWorldConfig.__dataclass_fields__):
+        raise unknown_name("world setting", sorted(unknown)[0], ClosedWorldConfig.__dataclass_fields__)
+    return ClosedWorldConfig(**world)

@@ -1,0 +1,226 @@
+"""The action grammar: what one output of the policy means.
+
+An output is any string. Four kinds of block are read from it, left to right, by a two-state scanner: outside a block it
+looks for the next opening tag, inside a block only for that block's own closing tag. So a tag inside a memory is just
+text of that memory.
+
+Invariants, held by property tests:
+    * every string parses, to a ``ToolCall``, an ``Answer`` or a ``FormatError``; nothing raises;
+    * the first closed action block (``tool_call`` or ``answer``) decides, and what follows it has no effect, so that
+      ``parse(text[:end_of_action]) == parse(text)`` and a sampler may stop there;
+    * memory is committed if and only if ``<mem>`` was closed before the action decided; the first closed one counts.
+
+Spans are byte offsets into the UTF-8 encoding. All tags are ASCII, so scanning raw bytes and scanning text that was
+decoded with ``errors="replace"`` find the same blocks.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from typing import Any
+
+
+class Segment(IntEnum):
+    """Which part of an output a token belongs to; a tag belongs to its own segment."""
+
+    OTHER = 0
+    MEMORY = 1
+    THINK = 2
+    TOOL_CALL = 3
+    ANSWER = 4
+
+
+TAGS: dict[Segment, str] = {
+    Segment.MEMORY: "mem",
+    Segment.THINK: "think",
+    Segment.TOOL_CALL: "tool_call",
+    Segment.ANSWER: "answer",
+}
+ACTION_SEGMENTS = (Segment.TOOL_CALL, Segment.ANSWER)
+_OPEN = {segment: f"<{tag}>".encode() for segment, tag in TAGS.items()}
+_CLOSE = {segment: f"</{tag}>".encode() for segment, tag in TAGS.items()}
+ACTION_CLOSERS = tuple(_CLOSE[segment].decode() for segment in ACTION_SEGMENTS)
+"""Text that can end an action block: a sampler looks for these before it runs the scanner."""
+
+
+class FormatErrorKind(StrEnum):
+    """Why an output was not a usable action. The first five come from the grammar, the others from the environment."""
+
+    NO_ACTION = "no_action"
+    UNCLOSED_BLOCK = "unclosed_block"
+    BAD_JSON = "bad_json"
+    BAD_CALL = "bad_call"
+    EMPTY_ANSWER = "empty_answer"
+    MISSING_MEMORY = "missing_memory"
+    UNKNOWN_TOOL = "unknown_tool"
+    BAD_ARGUMENTS = "bad_arguments"
+    BUDGET_SPENT = "budget_spent"
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A call of a tool by name with keyword arguments."""
+
+    name: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The final answers, one per goal in the task's order, as the agent wrote them."""
+
+    answers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class FormatError:
+    """An output that is no usable action: its kind, and a sentence the agent reads in the next observation."""
+
+    kind: FormatErrorKind
+    message: str
+
+
+Action = ToolCall | Answer | FormatError
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block of an output, as byte offsets: ``[start, end)`` with its tags, ``[inner_start, inner_end)`` without."""
+
+    segment: Segment
+    start: int
+    inner_start: int
+    inner_end: int
+    end: int
+    closed: bool
+
+
+@dataclass(frozen=True)
+class ParsedOutput:
+    """What an output means: its action, the memory to commit (None: keep the old one) and its thought."""
+
+    action: Action
+    memory: str | None
+    think: str | None
+
+
+def scan(data: bytes) -> list[Block]:
+    """Finds the blocks of an output, up to and including the first closed action block.
+
+    Args:
+        data: The output's UTF-8 bytes; invalid sequences are allowed.
+
+    Returns:
+        Blocks in order, none overlapping; only the last one can be unclosed.
+    """
+    blocks: list[Block] = []
+    position = 0
+    while True:
+        found = [(at, segment) for segment, tag in _OPEN.items() if (at := data.find(tag, position)) >= 0]
+        if not found:
+            return blocks
+        start, segment = min(found)
+        inner_start = start + len(_OPEN[segment])
+        inner_end = data.find(_CLOSE[segment], inner_start)
+        if inner_end < 0:
+            blocks.append(Block(segment, start, inner_start, len(data), len(data), closed=False))
+            return blocks
+        position = inner_end + len(_CLOSE[segment])
+        blocks.append(Block(segment, start, inner_start, inner_end, position, closed=True))
+        if segment in ACTION_SEGMENTS:
+            return blocks
+
+
+def action_end(data: bytes) -> int | None:
+    """Returns the byte offset after the first closed action block, or None while there is none.
+
+    >>> action_end(b"<mem></answer></mem><answer>a</answer>tail")
+    38
+    """
+    blocks = scan(data)
+    if blocks and blocks[-1].closed and blocks[-1].segment in ACTION_SEGMENTS:
+        return blocks[-1].end
+    return None
+
+
+def parse(text: str) -> ParsedOutput:
+    r"""Reads an output.
+
+    Args:
+        text: Anything.
+
+    Returns:
+        The action with the memory and the thought that came before it.
+
+    >>> parse('<mem>a is 1</mem><tool_call>{"name": "search", "arguments": {"queries": ["b"]}}</tool_call>').action
+    ToolCall(name='search', arguments={'queries': ['b']})
+    >>> parse("<mem>a is 1</mem><answer>1; 2</answer>")
+    ParsedOutput(action=Answer(answers=('1', '2')), memory='a is 1', think=None)
+    >>> parse("hello").action.kind
+    <FormatErrorKind.NO_ACTION: 'no_action'>
+    """
+    data = encode_text(text)
+    inner: dict[Segment, str] = {}
+    action: Action | None = None
+    for block in scan(data):
+        body = data[block.inner_start : block.inner_end].decode("utf-8", errors="replace")
+        if not block.closed:
+            tag = TAGS[block.segment]
+            action = FormatError(FormatErrorKind.UNCLOSED_BLOCK, f"<{tag}> was never closed by </{tag}>.")
+        elif block.segment is Segment.TOOL_CALL:
+            action = _read_tool_call(body)
+        elif block.segment is Segment.ANSWER:
+            action = _read_answer(body)
+        else:
+            inner.setdefault(block.segment, body.strip())
+    if action is None:
+        action = FormatError(
+            FormatErrorKind.NO_ACTION, "The output had neither <tool_call>..</tool_call> nor <answer>..</answer>."
+        )
+    return ParsedOutput(action, inner.get(Segment.MEMORY), inner.get(Segment.THINK))
+
+
+def encode_text(text: str) -> bytes:
+    """UTF-8 bytes of any string; lone surrogates (no tokenizer emits them, but users may) become ``?``."""
+    return text.encode("utf-8", errors="replace")
+
+
+def split_answers(body: str) -> tuple[str, ...]:
+    """Splits ``a1; a2; ..`` into answers, in order; empty parts stay, since a place is a goal.
+
+    >>> split_answers(" red ; ;blue")
+    ('red', '', 'blue')
+    """
+    return tuple(part.strip() for part in body.split(";"))
+
+
+def _read_answer(body: str) -> Action:
+    if not body.strip(" ;\t\r\n"):
+        return FormatError(FormatErrorKind.EMPTY_ANSWER, "The answer was empty.")
+    return Answer(split_answers(body))
+
+
+def _read_tool_call(body: str) -> Action:
+    try:
+        call = json.loads(body, parse_constant=_reject_constant)
+    except (ValueError, RecursionError):
+        return FormatError(FormatErrorKind.BAD_JSON, "The tool call was not valid JSON.")
+    if not isinstance(call, dict) or not isinstance(call.get("name"), str):
+        return FormatError(
+            FormatErrorKind.BAD_CALL, 'A tool call is one JSON object: {"name": "..", "arguments": {..}}.'
+        )
+    arguments = call.get("arguments", {})
+    if isinstance(arguments, str):  # some models write the arguments as a JSON string
+        try:
+            arguments = json.loads(arguments, parse_constant=_reject_constant)
+        except (ValueError, RecursionError):
+            return FormatError(FormatErrorKind.BAD_JSON, "The tool call's arguments were not valid JSON.")
+    if not isinstance(arguments, dict):
+        return FormatError(FormatErrorKind.BAD_CALL, "The tool call's arguments must be a JSON object.")
+    return ToolCall(call["name"], arguments)
+
+
+def _reject_constant(name: str) -> float:
+    raise ValueError(f"{name} is not JSON")

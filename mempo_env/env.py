@@ -1,0 +1,290 @@
+"""The environment contract: a Gymnasium environment whose agent carries nothing from turn to turn but its memory.
+
+``MemoryEnv`` holds what every such environment shares: parsing, memory, budgets, token accounting, reward, rendering
+and seeding. An author supplies tasks (``sample_task``), tools (``tools``, ``prepare``) and, if answers are not scored
+by EM and F1 against the goals, ``score``.
+
+Invariants:
+    * ``step`` accepts any string and never raises for one;
+    * an observation is a function of task, stored memory, last tool result and budget alone;
+    * never both ``terminated`` and ``truncated``; ``reward == sum(info["reward_components"].values())``;
+    * randomness comes from ``np_random`` only, and ``info`` holds nothing that varies between two identical steps.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import gymnasium as gym
+import numpy as np
+
+from .actions import Answer, FormatError, FormatErrorKind, ToolCall, parse
+from .budgets import Budget, get_budget
+from .errors import InfrastructureError, UserError
+from .metrics import AnswerScores, score_answers
+from .prompts import InstructionStyle, MemoryMode, build_instructions
+from .records import Observation, Task
+from .rewards import OutcomeMode, RewardHook, TurnContext, hook_components, outcome_reward
+from .spaces import SAMPLE_OUTPUTS, Unicode
+from .tokens import RegexTokenCounter, TokenCounter
+from .tools import Tool, ToolArgumentError, escape_tags
+
+
+class MemoryEnv(gym.Env[Observation, str], ABC):
+    """Base class of all environments of the project.
+
+    Args:
+        budget: ``"brief"``, ``"paper"``, a ``Budget``, or a mapping of changes to a named one (``get_budget``).
+        outcome: Outcome reward: ``binary | fraction | f1``.
+        memory: ``required`` (no action without a memory), ``optional`` or ``off`` (memory blocks are ignored).
+        format_penalty: Subtracted from the reward of a turn that was a format error.
+        reward_hook: Step reward hook, a pure picklable function of a ``TurnContext``.
+        token_counter: Counts memory tokens; ``regex`` or a counter object.
+        instructions: Style of the system message.
+        render_mode: ``"ansi"`` or None.
+
+    Raises:
+        UserError: An argument is unknown; the message lists what is known.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012  (as Gymnasium declares it)
+
+    def __init__(
+        self,
+        *,
+        budget: str | Budget | Mapping[str, str | int] = "brief",
+        outcome: OutcomeMode = "binary",
+        memory: MemoryMode = "required",
+        format_penalty: float = 0.0,
+        reward_hook: RewardHook | None = None,
+        token_counter: TokenCounter | str = "regex",
+        instructions: InstructionStyle = "full",
+        render_mode: str | None = None,
+    ) -> None:
+        for name, value, known in (
+            ("outcome", outcome, ("binary", "fraction", "f1")),
+            ("memory", memory, ("required", "optional", "off")),
+            ("instructions", instructions, ("full", "terse")),
+            ("render_mode", render_mode, (None, *self.metadata["render_modes"])),
+        ):
+            if value not in known:
+                raise UserError(f"{name}={value!r} is unknown; use one of {', '.join(map(str, known))}")
+        if isinstance(token_counter, str):
+            if token_counter != RegexTokenCounter.name:
+                raise UserError(f"token_counter={token_counter!r} is unknown; use 'regex' or a TokenCounter object")
+            token_counter = RegexTokenCounter()
+        self.budget = get_budget(budget)
+        self.outcome: OutcomeMode = outcome
+        self.memory_mode: MemoryMode = memory
+        self.format_penalty = format_penalty
+        self.reward_hook = reward_hook
+        self.token_counter = token_counter
+        self.instruction_style: InstructionStyle = instructions
+        self.render_mode = render_mode
+        fields = gym.spaces.Dict({name: Unicode() for name in ("task", "memory", "tool_result", "budget")})
+        self.observation_space = cast("gym.Space[Observation]", fields)
+        self.action_space = Unicode(samples=SAMPLE_OUTPUTS)
+        self._task: Task | None = None
+
+    # What an author supplies ------------------------------------------------------------------------------------------
+
+    @property
+    @abstractmethod
+    def tools(self) -> Sequence[Tool]:
+        """The tools on offer, the same ones in every episode."""
+
+    @abstractmethod
+    def sample_task(self, rng: np.random.Generator) -> Task:
+        """Draws a task from ``rng`` alone."""
+
+    def prepare(self, task: Task) -> None:
+        """Sets the tools up for a task; called at every reset."""
+
+    def score(self, answers: Sequence[str], task: Task) -> AnswerScores:
+        """Scores the answers; by default EM and F1 against the goals."""
+        return score_answers(answers, task.goals)
+
+    def first_result(self, task: Task) -> str:  # noqa: ARG002
+        """What the agent is shown as a tool result at the first turn; nothing by default."""
+        return ""
+
+    # The Gymnasium interface ------------------------------------------------------------------------------------------
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Starts an episode.
+
+        Args:
+            seed: Seed of ``np_random``; the task is a function of it.
+            options: ``{"task": Task}`` plays this task instead of drawing one.
+
+        Returns:
+            The first observation and ``info`` with the ``task``.
+
+        Raises:
+            UserError: An option is unknown or the task is no ``Task``.
+        """
+        super().reset(seed=seed)
+        options = options or {}
+        if unknown := set(options) - {"task"}:
+            raise UserError(f"unknown reset option {sorted(unknown)}; the only one is 'task'")
+        task = options.get("task")
+        if task is None:
+            task = self.sample_task(self.np_random)
+        elif not isinstance(task, Task):
+            raise UserError(f"options['task'] must be a mempo_env.records.Task, not {type(task).__name__}")
+        self._task = task
+        self.prepare(task)
+        self._memory = ""
+        self._tool_result = escape_tags(self.first_result(task))
+        self._turn = 0
+        self._calls = 0
+        self._format_errors = 0
+        self._done = False
+        self._last_output = ""
+        return self._observation(), {"task": task}
+
+    def step(self, action: str) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Plays one output.
+
+        Args:
+            action: The whole output of the policy, any string.
+
+        Returns:
+            Observation, reward, terminated, truncated, info. ``info`` has ``action`` (as parsed), ``memory_written``,
+            ``memory_truncated``, ``format_error`` (its kind or ``""``), ``reward_components``, ``outcome``,
+            ``tool_calls``, ``error`` (a fault outside the agent, or ``""``) and, after an answer, ``em``, ``f1`` and
+            ``success``.
+
+        Raises:
+            RuntimeError: The episode has ended or was never started.
+        """
+        if self._task is None or self._done:
+            raise RuntimeError("call reset() before step(): there is no running episode")
+        parsed = parse(action)
+        decision, memory_before, result_before = parsed.action, self._memory, self._tool_result
+        memory_written, memory_truncated = self._commit(parsed.memory)
+        if self.memory_mode == "required" and parsed.memory is None and not isinstance(decision, FormatError):
+            decision = FormatError(FormatErrorKind.MISSING_MEMORY, "Begin with <mem>..</mem>: nothing else is kept.")
+
+        self._turn += 1
+        self._last_output = action
+        error, scores = "", None
+        self._tool_result = ""
+        if isinstance(decision, ToolCall):
+            try:
+                self._tool_result = escape_tags(self._call(decision))
+            except ToolArgumentError as problem:
+                decision = FormatError(FormatErrorKind.BAD_ARGUMENTS, str(problem))
+            except _RefusedCallError as refused:
+                decision = refused.format_error
+            except InfrastructureError as fault:
+                error = f"{type(fault).__name__}: {fault}"
+        elif isinstance(decision, Answer):
+            scores = self.score(decision.answers, self._task)
+        if isinstance(decision, FormatError):
+            self._format_errors += 1
+            self._tool_result = f"Format error ({decision.kind}): {escape_tags(decision.message)}"
+
+        terminated = scores is not None
+        truncated = not terminated and (bool(error) or self._turn >= self.budget.max_turns)
+        self._done = terminated or truncated
+        outcome = outcome_reward(self.outcome, scores, self._format_errors) if scores is not None else 0.0
+        components = {"outcome": outcome}
+        if self.format_penalty:
+            components["format"] = -self.format_penalty if isinstance(decision, FormatError) else 0.0
+        if self.reward_hook is not None:
+            context = TurnContext(
+                self._task,
+                self._turn - 1,
+                memory_before,
+                self._memory,
+                result_before,
+                self._tool_result,
+                decision,
+                self._done,
+            )
+            components |= hook_components(self.reward_hook(context))
+        info: dict[str, Any] = {
+            "action": decision,
+            "memory_written": memory_written,
+            "memory_truncated": memory_truncated,
+            "format_error": str(decision.kind) if isinstance(decision, FormatError) else "",
+            "reward_components": components,
+            "outcome": outcome,
+            "tool_calls": self._calls,
+            "error": error,
+        }
+        if scores is not None:
+            info |= {"em": scores.em, "f1": scores.f1, "success": float(scores.success)}
+        return self._observation(), float(sum(components.values())), terminated, truncated, info
+
+    def render(self) -> str | None:
+        """The last output and the current observation as text (``render_mode="ansi"``)."""
+        if self.render_mode != "ansi" or self._task is None:
+            return None
+        observation = self._observation()
+        parts = [f"turn {self._turn}"]
+        if self._last_output:
+            parts.append(f"output:      {self._last_output}")
+        parts += [f"{name + ':':12} {text}" for name, text in observation.items()]
+        return "\n".join(parts)
+
+    # What callers may read --------------------------------------------------------------------------------------------
+
+    @property
+    def instructions(self) -> str:
+        """The system message of this environment."""
+        return build_instructions(
+            [tool.spec for tool in self.tools], self.budget, self.memory_mode, self.instruction_style
+        )
+
+    @property
+    def task(self) -> Task:
+        """The running episode's task.
+
+        Raises:
+            RuntimeError: There is none yet.
+        """
+        if self._task is None:
+            raise RuntimeError("call reset() first: there is no task yet")
+        return self._task
+
+    # Parts of a step --------------------------------------------------------------------------------------------------
+
+    def _commit(self, memory: str | None) -> tuple[bool, bool]:
+        """Stores a memory that was closed; returns whether one was written and whether it was cut."""
+        if memory is None or self.memory_mode == "off":
+            return False, False
+        stored = self.token_counter.truncate(memory, self.budget.memory_tokens)
+        self._memory = stored
+        return True, stored != memory
+
+    def _call(self, call: ToolCall) -> str:
+        tools = {tool.spec.name: tool for tool in self.tools}
+        if call.name not in tools:
+            raise _RefusedCallError(FormatErrorKind.UNKNOWN_TOOL, f"There is no such tool; use {', '.join(tools)}.")
+        if self._calls >= self.budget.max_tool_calls:
+            raise _RefusedCallError(FormatErrorKind.BUDGET_SPENT, "No tool calls are left; answer now.")
+        self._calls += 1
+        return tools[call.name].call(call.arguments)
+
+    def _observation(self) -> Observation:
+        calls, turns = self.budget.max_tool_calls - self._calls, self.budget.max_turns - self._turn
+        return {
+            "task": escape_tags(self.task.text),
+            "memory": self._memory,
+            "tool_result": self._tool_result,
+            "budget": f"{calls} tool calls, {turns} turns left",
+        }
+
+
+class _RefusedCallError(Exception):
+    """A call the environment refuses before any tool runs."""
+
+    def __init__(self, kind: FormatErrorKind, message: str) -> None:
+        super().__init__(message)
+        self.format_error = FormatError(kind, message)

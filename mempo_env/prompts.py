@@ -1,0 +1,91 @@
+"""The text the agent reads: instructions with tool schemas, and one observation as a single string.
+
+Invariant: the order is instructions, task, memory, tool result, budget, so that instructions and task are a shared
+prefix of every input in a group. This is the only place with prompt wording.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Literal
+
+from .budgets import Budget
+from .records import Observation
+from .tools import ToolSpec
+
+InstructionStyle = Literal["full", "terse"]
+MemoryMode = Literal["required", "optional", "off"]
+
+MEMORY_FORMAT = (
+    "Your earlier turns are not kept. Begin each output with <mem>everything you still need to know</mem>: it replaces "
+    "the old memory and is all that you will be given of the past. At most {memory_tokens} tokens."
+)
+OPTIONAL_MEMORY = "You may keep notes in <mem>..</mem>."
+
+
+def build_instructions(
+    tools: Sequence[ToolSpec], budget: Budget, memory: MemoryMode = "required", style: InstructionStyle = "full"
+) -> str:
+    """The system message.
+
+    Args:
+        tools: What may be called.
+        budget: Limits to tell.
+        memory: Whether a memory must, may or cannot be written.
+        style: ``full`` for pretrained models; ``terse`` is one line, for models that learn the protocol from
+            demonstrations and would pay for each token of it.
+
+    Returns:
+        The text.
+    """
+    if style == "terse":
+        return "Answer all."
+    lines = ["Answer every question of the task, using the tools. The questions are separated by semicolons."]
+    if memory == "required":
+        lines.append(MEMORY_FORMAT.format(memory_tokens=budget.memory_tokens))
+    elif memory == "optional":
+        lines.append(OPTIONAL_MEMORY)
+    lines += [
+        "Then think in <think>..</think>, and end with exactly one of:",
+        '<tool_call>{"name": "..", "arguments": {..}}</tool_call>',
+        "<answer>answer 1; answer 2; ..</answer> with one short answer per question, in the order of the questions.",
+        "Tools:",
+    ]
+    lines += [
+        json.dumps(
+            {"name": tool.name, "description": tool.description, "parameters": tool.parameters}, ensure_ascii=False
+        )
+        for tool in tools
+    ]
+    lines.append(f"At most {budget.max_tool_calls} tool calls and {budget.max_turns} turns.")
+    return "\n".join(lines)
+
+
+def render_task(task: str) -> str:
+    """The part of an input that all turns of a group share."""
+    return f"Task: {task}"
+
+
+def render_observation(observation: Observation, *, task: bool = True, memory: bool = True) -> str:
+    r"""One observation as a single string, the user message of a turn.
+
+    Args:
+        observation: Its four fields.
+        task: Whether to show the task field.
+        memory: Whether to show the memory field.
+
+    Returns:
+        Task, memory, tool result and budget, one a line; an empty field is left out, but never the task.
+
+    >>> render_observation({"task": "Q?", "memory": "m", "tool_result": "", "budget": "5 calls left"})
+    'Task: Q?\nMemory: m\nBudget: 5 calls left'
+    """
+    lines = [render_task(observation["task"])] if task else []
+    if memory and observation["memory"]:
+        lines.append(f"Memory: {observation['memory']}")
+    if observation["tool_result"]:
+        lines.append(f"Result: {observation['tool_result']}")
+    if observation["budget"]:
+        lines.append(f"Budget: {observation['budget']}")
+    return "\n".join(lines)

@@ -1,0 +1,76 @@
+"""Reward of a turn: outcome at the last turn, format, and the step reward hook.
+
+Invariant: ``reward == sum(reward_components.values())`` at every step. The hook is a pure, picklable function of a
+``TurnContext``; what it returns enters the episode's return and so the advantages of every learner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from .actions import Action
+from .metrics import AnswerScores
+from .records import Task
+
+OutcomeMode = Literal["binary", "fraction", "f1"]
+
+
+@dataclass(frozen=True)
+class TurnContext:
+    """What a step reward hook may look at.
+
+    Attributes:
+        task: What the episode asks, gold answers included.
+        turn: Index of this turn, from 0.
+        memory_before: Memory the agent was shown.
+        memory: Memory stored after this turn.
+        tool_result_before: Tool result the agent was shown.
+        tool_result: Tool result of this turn's call (empty after an answer).
+        action: This turn's action.
+        done: Whether the episode ends with this turn.
+    """
+
+    task: Task
+    turn: int
+    memory_before: str
+    memory: str
+    tool_result_before: str
+    tool_result: str
+    action: Action
+    done: bool
+
+
+RewardHook = Callable[[TurnContext], "float | dict[str, float]"]
+
+
+def outcome_reward(mode: OutcomeMode, scores: AnswerScores, format_errors: int) -> float:
+    """Outcome reward R^T of an answered episode.
+
+    Args:
+        mode: ``binary``: every goal right and no format error, 1, else 0 (both sources' setting). ``fraction``: share
+            of goals right. ``f1``: mean F1 over the goals.
+        scores: Scores of the answers.
+        format_errors: Format errors of the episode so far.
+
+    Returns:
+        A number in [0, 1].
+
+    Raises:
+        ValueError: The mode is unknown.
+    """
+    if mode == "binary":
+        return float(scores.success and format_errors == 0)
+    if mode == "fraction":
+        return scores.em
+    if mode == "f1":
+        return scores.f1
+    raise ValueError(f"unknown outcome '{mode}'; use binary, fraction or f1")
+
+
+def hook_components(value: float | dict[str, float]) -> dict[str, float]:
+    """Names the parts of what a hook returned; a bare number is called ``hook``."""
+    if isinstance(value, dict):
+        return {f"hook/{name}": float(part) for name, part in value.items()}
+    return {"hook": float(value)}

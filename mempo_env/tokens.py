@@ -1,0 +1,51 @@
+"""How the environment counts and cuts tokens.
+
+Invariant: ``count(truncate(text, n)) <= n``, and a text that fits is returned unchanged. The counter's name is part of
+the environment's arguments, so that a replay counts alike.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Protocol, runtime_checkable
+
+
+@runtime_checkable
+class TokenCounter(Protocol):
+    """Counts tokens; a policy's tokenizer stands behind it through an adapter in ``mempo_env.agents``."""
+
+    name: str
+
+    def count(self, text: str) -> int:
+        """Number of tokens of ``text``."""
+        ...
+
+    def truncate(self, text: str, n: int) -> str:
+        """The longest prefix of ``text`` that has at most ``n`` tokens."""
+        ...
+
+
+class RegexTokenCounter:
+    """Words, numbers by the digit triple, and single other signs: close to what a byte-pair tokenizer counts.
+
+    >>> RegexTokenCounter().count("Mira plays chess; 12345")
+    6
+    >>> RegexTokenCounter().truncate("Mira plays chess", 2)
+    'Mira plays'
+    """
+
+    name = "regex"
+    _TOKEN = re.compile(r"[^\W\d_]{1,12}|\d{1,3}|[^\w\s]|_|[^\S ]")
+
+    def count(self, text: str) -> int:
+        """Number of tokens of ``text``."""
+        return sum(1 for _ in self._TOKEN.finditer(text))
+
+    def truncate(self, text: str, n: int) -> str:
+        """The longest prefix of ``text`` that has at most ``n`` tokens."""
+        end = 0
+        for index, match in enumerate(self._TOKEN.finditer(text)):
+            if index == n:
+                return text[:end]
+            end = match.end()
+        return text

