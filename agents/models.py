@@ -145,7 +145,7 @@ def add_lora(
     if targets != "all-linear":
         targets = [part.strip() for part in settings.target_modules.split(",") if part.strip()]
         head = model.get_output_embeddings()
-        modules = {path: module for path, module in model.named_modules() if path}
+        modules = {path: module for path, module in model.named_modules(remove_duplicate=False) if path}
         for target in targets:
             hit = [module for path, module in modules.items() if path == target or path.endswith(f".{target}")]
             if any(module is head for module in hit):

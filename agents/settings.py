@@ -68,6 +68,9 @@ class TinyConfig:
         init_range: Standard deviation of the initial weights.
         rope_theta: Base of the rotary positions.
         max_positions: Longest sequence.
+        look_back: Heads of the first layer that start out looking 1, 2, .. tokens back; 0: none. Copying needs such
+            heads first (Olsson et al., arXiv 2209.11895), and to find them is most of what a short imitation is spent
+            on.
     """
 
     layers: int = 4
@@ -77,7 +80,10 @@ class TinyConfig:
     init_range: float = 0.05
     rope_theta: float = 10_000.0
     max_positions: int = 2048
+    look_back: int = 4
 
     def __post_init__(self) -> None:
         if self.width % self.heads:
             raise UserError(f"width={self.width} must be divisible by heads={self.heads}")
+        if not 0 <= self.look_back <= self.heads:
+            raise UserError(f"look_back={self.look_back} must lie between 0 and heads={self.heads}")

@@ -45,6 +45,8 @@ _CALLS = (
 _FIELDS = ("Task:", "\nMemory:", "Memory:", "\nResult:", "Result:", "\nBudget:", "Budget:")
 _COUNTS = (" tool calls,", " turns left")
 _ERRORS = ("Format error (", *(f"{kind}):" for kind in FormatErrorKind))
+# Large enough that one distance takes most of the weight at head size 32, small enough to be unlearned.
+_LOOK_BACK_SCALE = 6.0
 _NUMBERS = tuple(map(str, range(17)))  # a budget's counts
 # Words of the messages that follow a malformed output; such turns would cost a token per letter otherwise.
 _MESSAGE_WORDS = (
@@ -92,7 +94,27 @@ def build_tiny(
     with torch.random.fork_rng(devices=[]):  # the weights are drawn on the CPU
         torch.manual_seed(seed)
         model = Qwen2ForCausalLM(qwen).float()
+    _look_back(model, config)
     return model.eval(), tokenizer
+
+
+def _look_back(model: Qwen2ForCausalLM, config: TinyConfig) -> None:
+    """Sets query and key biases of the first layer so that head h starts out attending h + 1 tokens back.
+
+    Rotary positions turn a pair of constant vectors into a score that depends on the distance alone. With key bias (s,
+    0) and query bias (s cos(n f), -s sin(n f)) in the plane of frequency f the score is s^2 cos((distance - n) f), so
+    that the sum over frequencies is highest at distance n.
+    """
+    attention, size = model.model.layers[0].self_attn, config.width // config.heads
+    half = size // 2
+    frequency = config.rope_theta ** (-torch.arange(half) / half)  # (D / 2,)
+    with torch.no_grad():
+        for head in range(config.look_back):
+            start, angle = head * size, (head + 1) * frequency  # (D / 2,)
+            attention.k_proj.bias[start : start + size] = 0.0
+            attention.k_proj.bias[start : start + half] = _LOOK_BACK_SCALE
+            attention.q_proj.bias[start : start + half] = _LOOK_BACK_SCALE * angle.cos()
+            attention.q_proj.bias[start + half : start + size] = -_LOOK_BACK_SCALE * angle.sin()
 
 
 def build_tokenizer(vocabulary: Sequence[str], max_length: int = 2048) -> PreTrainedTokenizerFast:

@@ -6,10 +6,12 @@ construction.
 
 from __future__ import annotations
 
+import dataclasses
+import typing
 from dataclasses import dataclass
 from typing import Literal
 
-from mempo_env.errors import UserError
+from mempo_env.errors import UserError, unknown_name
 
 EPS = 1e-6
 """Added to a standard deviation before dividing. A common default; no source for MemPO states it."""
@@ -18,6 +20,23 @@ Normalisation = Literal["none", "pooled", "per_turn"]
 MemoryCredit = Literal["all", "successes", "guarded"]
 Baseline = Literal["reference", "old_memory", "empty_memory", "history"]
 CONSTANT_BASELINES = ("reference", "empty_memory")
+
+
+def check_choices(config: object) -> None:
+    """Checks the ``Literal`` fields of a config dataclass: types alone do not, where values come from code or a file.
+
+    Args:
+        config: The instance.
+
+    Raises:
+        UserError: A value is none of its field's choices; names the nearest.
+    """
+    hints = typing.get_type_hints(type(config))
+    for field in dataclasses.fields(config):  # type: ignore[arg-type]
+        if typing.get_origin(hints[field.name]) is Literal:
+            choices, value = typing.get_args(hints[field.name]), getattr(config, field.name)
+            if value not in choices:
+                raise unknown_name(f"{type(config).__name__}.{field.name}", str(value), map(str, choices))
 
 
 @dataclass(frozen=True)
@@ -39,6 +58,7 @@ class GRPOConfig:
     eps: float = EPS
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if not 0 < self.clip_low < 1 or self.clip_high <= 0:
             raise UserError(f"clip_low={self.clip_low} must lie in (0, 1) and clip_high={self.clip_high} above 0")
         if self.beta < 0 or self.eps <= 0:
@@ -57,9 +77,8 @@ class MemPOConfig(GRPOConfig):
             something only for a policy that was warm-started on history contexts too.
         normalisation: ``none``, or over which set mean and std run: ``pooled`` (all memories of the group) or
             ``per_turn``; the sources leave this open.
-        credit: Which episodes' memories earn A^M: ``all``, ``successes`` (outcome above 0; InfoMem, arXiv 2606.03329)
-        or
-            ``guarded`` (all, but bounded below by 0 and not normalised in groups where every episode failed).
+        credit: Which episodes' memories earn A^M: ``all``, ``successes`` (outcome above 0; InfoMem, arXiv 2606.03329),
+            or ``guarded`` (all, but bounded below by 0 and not normalised in groups where every episode failed).
     """
 
     weight: float = 1.0

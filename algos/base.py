@@ -2,27 +2,31 @@
 
 An algorithm turns groups of episodes into per-token advantages (``advantages``) and per-token tensors into a per-token
 loss (``token_loss``). One that brings a critic (PPO) adds parameters in ``setup`` and a second loss in ``critic_loss``,
-which the trainer runs backward on its own, after the policy's.
+which the updater runs forward and backward on its own, after the policy's, under the critic's adapter.
 
 Invariants:
     * ``advantages`` gives one value per output token of every turn of every episode, 0 for episodes with an ``error``;
+    * a forward pass and its backward pass happen under one adapter: the updater switches, algorithms never do;
     * class defaults are published settings; nothing outside an algorithm's own file branches on its name.
 """
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar, Generic, Protocol, TypeVar
+from dataclasses import dataclass, field, is_dataclass
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from mempo_env.errors import UserError
 from mempo_env.records import Episode, Group
 
 from ..agents.policy import LoraPolicy
 from ..agents.scoring import RowBatch
+from . import ALGORITHMS
 
 TurnKey = tuple[int, int, int]
 """Names a turn in a batch of groups: (group, episode within the group, turn)."""
@@ -80,11 +84,18 @@ class Algorithm(ABC, Generic[C]):
 
     Args:
         config: An instance of ``config_class``; None takes the defaults.
+
+    Attributes:
+        name: What checkpoints, flags and reports call it.
+        config_class: Dataclass of its settings; the defaults are the published ones.
+        source: Where it was published.
+        critic_adapter: Adapter under which ``critic_loss`` runs forward and backward; None: the policy's own.
     """
 
     name: ClassVar[str]
     config_class: ClassVar[type]
     source: ClassVar[str]
+    critic_adapter: str | None = None
 
     def __init__(self, config: C | None = None) -> None:
         self.config: C = config if config is not None else self.config_class()
@@ -104,28 +115,69 @@ class Algorithm(ABC, Generic[C]):
 
     @property
     def needs_all_turns(self) -> bool:
-        """Whether turns without any advantage must be trained on all the same (a KL term, an entropy bonus)."""
+        """Whether turns without any advantage must be trained on too (a KL term, an entropy bonus, a critic)."""
         return self.needs_reference
 
     # Where a critic plugs in ------------------------------------------------------------------------------------------
 
     def setup(self, policy: LoraPolicy) -> None:
-        """Adds what the algorithm needs on the policy's base, such as a critic's adapter and value head."""
+        """Adds what the algorithm needs, such as a critic's adapter on the policy's base and a value head.
+
+        Whatever of an added adapter asks for a gradient is trained, and every adapter is in the checkpoints.
+        """
 
     def extra_parameters(self) -> Iterable[torch.nn.Parameter]:
-        """Parameters beside the policy's adapter that the optimizer steps."""
+        """Parameters outside the policy's model that the optimizer steps, such as a value head's."""
         return ()
 
     def critic_loss(self, policy: LoraPolicy, batch: TokenBatch, keys: Sequence[TurnKey]) -> Tensor | None:  # noqa: ARG002
-        """Per-token loss (B, O) of a critic, or None. Runs backward on its own: adapters must not switch in between."""
+        """Per-token loss (B, O) of a critic, or None.
+
+        It is called under ``critic_adapter``, and run backward before the updater switches back; it must not switch
+        adapters itself. The mask and the weights of the objective are the updater's.
+
+        Args:
+            policy: The model to compute with.
+            batch: One micro-batch; the policy's own graph is gone by then, so its ``logprobs`` carry no gradient.
+            keys: The turn of each row.
+        """
         return None
 
     def state_dict(self) -> dict[str, object]:
-        """What a checkpoint must hold beside the policy's adapter."""
+        """What a checkpoint must hold beside the adapters: tensors, numbers, strings, and lists and dicts of them."""
         return {}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
         """Restores ``state_dict``."""
+
+
+def get_algorithm(name: str) -> type[Algorithm[Any]]:
+    """Looks an algorithm up and checks that it is one.
+
+    Args:
+        name: A registered name, or ``package.module:Class``.
+
+    Returns:
+        The class.
+
+    Raises:
+        UserError: The name is unknown, or what it stands for is no algorithm.
+    """
+    found: object = ALGORITHMS.get(name)
+    if not (isinstance(found, type) and issubclass(found, Algorithm)):
+        raise UserError(
+            f"algorithm '{name}' is no subclass of mempo_env.algos.base.Algorithm; give the class, or one of "
+            f"{', '.join(ALGORITHMS.names())}"
+        )
+    if inspect.isabstract(found):
+        missing = ", ".join(sorted(found.__abstractmethods__))
+        raise UserError(f"algorithm '{name}' is not complete; define {missing}")
+    unset = [field for field in ("name", "config_class", "source") if not hasattr(found, field)]
+    if unset or not is_dataclass(found.config_class):
+        raise UserError(
+            f"algorithm '{name}' must set {', '.join(unset) or 'config_class to a dataclass of its settings'}"
+        )
+    return found
 
 
 def valid_episodes(group: Group) -> Tensor:

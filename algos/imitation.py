@@ -50,22 +50,28 @@ def demonstration_rows(episodes: Sequence[Episode], policy: LoraPolicy, instruct
 def imitation_batches(
     demonstrate: Callable[[int], list[TokenRow]], tokens_per_step: int, seed: int
 ) -> Iterator[list[TokenRow]]:
-    """Cuts demonstrations into batches of similar length, in random order within each chunk.
+    """Cuts demonstrations into batches at random, so that each holds short first turns and long last ones.
+
+    Batches of one length would be cheaper to pad, but many would hold nothing that is not learned yet.
 
     Args:
         demonstrate: Gives the rows of chunk c.
-        tokens_per_step: Padded tokens of a batch.
+        tokens_per_step: Tokens of a batch, at least; prompts included.
         seed: Seed of the order.
 
     Yields:
         Batches, without end.
     """
-    chunk = 0
+    chunk, tokens = 0, 0
+    batch: list[TokenRow] = []
     while True:
         rows = demonstrate(chunk)
-        batches = [[rows[i] for i in indices] for indices in micro_batches(rows, tokens_per_step)]
-        for index in np.random.default_rng((seed, chunk)).permutation(len(batches)):
-            yield batches[index]
+        for index in np.random.default_rng((seed, chunk)).permutation(len(rows)):
+            batch.append(rows[index])
+            tokens += len(rows[index])
+            if tokens >= tokens_per_step:
+                yield batch
+                batch, tokens = [], 0
         chunk += 1
 
 

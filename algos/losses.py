@@ -1,7 +1,7 @@
 """Losses: pure functions of per-token tensors, each with its equation.
 
-Invariant: every function returns one value per token, (B, O), and leaves masks and means to the caller, so that the same
-number results for any split into micro-batches.
+Invariant: every function returns one value per token, (B, O), and leaves masks and means to the caller, so that the
+same number results for any split into micro-batches.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     Q(m) = exp( (1/L) sum_l log pi(a_l | task, m, a_<l) )                                (MemPO, arXiv 2603.00680)
 
 The prompt is what the next turn would see (task and memory, no tool result, no budget line), then the assistant prefix
-``<answer>``, then the gold tokens. Ids of prefix and gold are concatenated, never tokenised together. This file is the one
-place that holds that template.
+``<answer>``, then the gold tokens. Ids of prefix and gold are concatenated, never tokenised together. This file is the
+one place that holds that template.
 
 Invariant: Q depends on task, memory and weights alone: not on the batch, not on how the memory came about.
 """
@@ -12,13 +12,15 @@ Invariant: Q depends on task, memory and weights alone: not on the batch, not on
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from mempo_env.records import Episode, Observation, Task
+from mempo_env.errors import UserError
+from mempo_env.records import Episode, Observation, Task, Turn
 from mempo_env.tools import escape_tags
 
 from ..agents.base import SlotKey, TurnRequest
@@ -36,8 +38,8 @@ class AnswerScorer:
     Args:
         policy: Whose probability it is.
         instructions: The environment's system message.
-        scope: ``joint``: first aliases in one string "a1; a2". ``per_goal``: each goal asked alone, best alias, mean over
-            goals.
+        scope: ``joint``: first aliases in one string "a1; a2". ``per_goal``: each goal asked alone, best alias, mean
+            over goals.
         max_tokens: Padded tokens per forward pass.
     """
 
@@ -55,8 +57,12 @@ class AnswerScorer:
 
     def quality(self, items: Sequence[tuple[Task, str]]) -> Tensor:
         """Q(m) of each (task, memory), as float64 (M,). Equal questions are computed once."""
-        wanted = [self._questions(task, memory) for task, memory in items]
-        return self._aggregate(wanted)
+        context = MemoryContext()
+
+        def prompt(task: Task, memory: str) -> Callable[[str], tuple[int, ...]]:
+            return lambda text: self._prompt(context, task, _answer_time(text, memory), ())
+
+        return self._aggregate([self._questions(task, prompt(task, memory)) for task, memory in items])
 
     def history_quality(self, items: Sequence[tuple[Episode, int]]) -> Tensor:
         """P(a | s_<t): the same probability given the whole uncompressed history before the output of turn t.
@@ -68,30 +74,40 @@ class AnswerScorer:
             float64 (M,).
         """
         context = HistoryContext()
-        wanted = []
-        for episode, t in items:
-            observation = episode.turns[t].observation | {"budget": ""}
-            prompt = self._prompt(context, episode.task, observation, episode.turns[:t])
-            wanted.append([[TokenRow(prompt, self._gold(joint_answer(episode.task)))]])
-        return self._aggregate(wanted)
 
-    def _questions(self, task: Task, memory: str) -> list[list[TokenRow]]:
-        """For each question to average over, the rows (aliases) of which the best counts."""
-        context = MemoryContext()
+        def prompt(episode: Episode, t: int) -> Callable[[str], tuple[int, ...]]:
+            def with_task(text: str) -> tuple[int, ...]:
+                shown = {"task": escape_tags(text)}
+                observation = episode.turns[t].observation | shown | {"budget": ""}
+                history = [replace(turn, observation=turn.observation | shown) for turn in episode.turns[:t]]
+                return self._prompt(context, episode.task, observation, tuple(history))
+
+            return with_task
+
+        return self._aggregate([self._questions(episode.task, prompt(episode, t)) for episode, t in items])
+
+    def _questions(self, task: Task, prompt: Callable[[str], tuple[int, ...]]) -> list[list[TokenRow]]:
+        """For each question to average over, the rows (aliases) of which the best counts.
+
+        Args:
+            task: What was asked.
+            prompt: From the text of the task field to the ids before the answer.
+
+        Returns:
+            One list of rows per question.
+        """
         if self.scope == "joint":
-            prompt = self._prompt(context, task, _answer_time(task.text, memory), ())
-            return [[TokenRow(prompt, self._gold(joint_answer(task)))]]
+            return [[TokenRow(prompt(task.text), self._gold(joint_answer(task)))]]
         questions = []
         for goal in task.goals:
-            prompt = self._prompt(context, task, _answer_time(goal.question, memory), ())
-            questions.append([TokenRow(prompt, self._gold(answer)) for answer in goal.answers])
+            ids = prompt(goal.question)
+            questions.append([TokenRow(ids, self._gold(answer)) for answer in goal.answers])
         return questions
 
     def _prompt(
-        self, context: ContextStrategy, task: Task, observation: Observation, history: tuple[object, ...]
+        self, context: ContextStrategy, task: Task, observation: Observation, history: tuple[Turn, ...]
     ) -> tuple[int, ...]:
-        key = SlotKey(0, 0, task.id, 0, len(history))
-        request = TurnRequest(key, observation, self.instructions, history, task)  # type: ignore[arg-type]
+        request = TurnRequest(SlotKey(0, 0, task.id, 0, len(history)), observation, self.instructions, history, task)
         codec = self.policy.codec
         return (*codec.encode_chat(context.messages(request)), *codec.encode_text(ANSWER_PREFIX))
 
@@ -101,6 +117,7 @@ class AnswerScorer:
     def _aggregate(self, wanted: Sequence[Sequence[Sequence[TokenRow]]]) -> Tensor:
         """Mean over questions of the best alias's exp(mean log-probability)."""
         unique = list(dict.fromkeys(row for questions in wanted for aliases in questions for row in aliases))
+        self._refuse_too_long(unique)
         with self.policy.evaluating():
             scored = score_rows(
                 self.policy.model, unique, self.policy.codec.pad_id, max_tokens=self.max_tokens
@@ -115,6 +132,15 @@ class AnswerScorer:
             ],
             dtype=torch.float64,
         )  # (M,)
+
+    def _refuse_too_long(self, rows: Sequence[TokenRow]) -> None:
+        limit = getattr(self.policy.model.config, "max_position_embeddings", None)
+        longest = max(map(len, rows), default=0)
+        if limit is not None and longest > int(limit):
+            raise UserError(
+                f"scoring answers needs {longest} tokens, but the model has {limit} positions; use a baseline other "
+                "than 'history', a smaller budget, fewer goals, or a model with a longer input"
+            )
 
 
 def joint_answer(task: Task) -> str:

@@ -6,7 +6,8 @@
     A^M_t = w (R^M_t - mean R^M) / (std R^M + eps)                    ``pooled | per_turn``, the paper's form
     A     = A^T + A^M on tokens of the memory segment of turn t,  A = A^T on all others
 
-The loss is GRPO's. Each (rollout, turn) that committed a memory counts once in b, mean and std.
+The loss is GRPO's. Each (rollout, turn) that committed a memory counts once in b, mean and std. A group with fewer than
+two valid episodes or two memories has nothing to compare: A^M = 0.
 
 Where every episode of a group failed A^T is 0 and A^M alone would act: ``credit="guarded"`` then takes max(Q - b, 0).
 
@@ -34,6 +35,9 @@ from .algorithm_config import MemPOConfig, MemPOPaperConfig
 from .base import Advantages, MemoryScorer
 from .grpo import GroupRelative
 
+Where = tuple[int, int]
+"""A memory of a group: (episode within the group, turn)."""
+
 
 class MemPO(GroupRelative[MemPOConfig]):
     """Self-memory policy optimisation."""
@@ -47,56 +51,59 @@ class MemPO(GroupRelative[MemPOConfig]):
         trajectory = super().advantages(groups, scorer)
         if self.config.weight == 0:
             return trajectory
-        tokens, qualities, baselines, rewarded = dict(trajectory.tokens), [], [], []
-        for g, group in enumerate(groups):
-            where = [
-                (i, t)
-                for i, episode in enumerate(group)
-                if episode.error is None
-                for t, turn in enumerate(episode.turns)
-                if turn.memory_written
-            ]
-            if len(where) < 2:  # nothing to compare
-                continue
-            quality = scorer.memory_quality([(group[i], group[i].turns[t].memory) for i, t in where])  # (M,)
-            baseline, has_baseline = self._baseline(group, where, quality, scorer)  # (M,), (M,)
-            advantage = self._memory_advantage(group, where, quality, baseline, has_baseline)  # (M,)
+        memories = {g: where for g, group in enumerate(groups) if (where := _memories(group))}
+        metrics = trajectory.metrics | {
+            "memory/scored": float(sum(map(len, memories.values()))),
+            "memory/groups_without_comparison": (len(groups) - len(memories)) / max(len(groups), 1),
+        }
+        if not memories:
+            return replace(trajectory, metrics=metrics)
+        quality, compared = self._scores([(groups[g][i], t) for g, where in memories.items() for i, t in where], scorer)
+        sizes = [len(where) for where in memories.values()]
+        tokens, baselines, advantages = dict(trajectory.tokens), [], []
+        for (g, where), q, b in zip(memories.items(), quality.split(sizes), compared.split(sizes), strict=True):
+            baseline, has_baseline = self._baseline(where, q, b)  # (M,), (M,)
+            advantage = self._memory_advantage(groups[g], where, q, baseline, has_baseline)  # (M,)
             for (i, t), value in zip(where, advantage.tolist(), strict=True):
-                segments = torch.tensor(group[i].turns[t].segments)  # (n_output,)
+                segments = torch.tensor(groups[g][i].turns[t].segments)  # (n_output,)
                 tokens[g, i, t] = tokens[g, i, t] + value * (segments == Segment.MEMORY)  # (n_output,)
-            qualities.append(quality)
             baselines.append(baseline)
-            rewarded.append(advantage)
-        metrics = dict(trajectory.metrics)
-        if qualities:
-            q, b, a = torch.cat(qualities), torch.cat(baselines), torch.cat(rewarded)
-            metrics |= {
-                "memory/quality": q.mean().item(),
-                "memory/quality_above_0.8": (q > 0.8).double().mean().item(),
-                "memory/baseline": b.mean().item(),
-                "memory/advantage_abs": a.abs().mean().item(),
-                "memory/advantage_std": a.std().item(),
-            }
-        metrics["memory/scored"] = float(sum(map(len, qualities)))
-        metrics["memory/groups_without_comparison"] = (len(groups) - len(qualities)) / max(len(groups), 1)
+            advantages.append(advantage)
+        every = torch.cat(advantages)
+        metrics |= {
+            "memory/quality": quality.mean().item(),
+            "memory/quality_above_0.8": (quality > 0.8).double().mean().item(),
+            "memory/baseline": torch.cat(baselines).mean().item(),
+            "memory/advantage_abs": every.abs().mean().item(),
+            "memory/advantage_std": every.std().item(),
+        }
         return replace(trajectory, tokens=tokens, metrics=metrics)
 
-    def _baseline(
-        self, group: Group, where: list[tuple[int, int]], quality: Tensor, scorer: MemoryScorer
-    ) -> tuple[Tensor, Tensor]:
-        """B of each memory (M,), and whether there is one (M,)."""
+    def _scores(self, turns: Sequence[tuple[Episode, int]], scorer: MemoryScorer) -> tuple[Tensor, Tensor]:
+        """Q(m) of each turn's memory (M,), and the scores that the baseline is made of (M,), for the whole batch.
+
+        Memories go to the scorer in one call, which computes equal questions once: most old memories are the new ones
+        of the turn before.
+        """
+        written = [(episode, episode.turns[t].memory) for episode, t in turns]
+        if self.config.baseline == "reference":
+            quality = scorer.memory_quality(written)
+            return quality, quality
+        if self.config.baseline == "history":
+            return scorer.memory_quality(written), scorer.history_quality(turns)
+        old = self.config.baseline == "old_memory"
+        other = [(episode, _memory_before(episode, t) if old else "") for episode, t in turns]
+        both = scorer.memory_quality([*written, *other])  # (2 M,)
+        return both[: len(turns)], both[len(turns) :]
+
+    def _baseline(self, where: list[Where], quality: Tensor, compared: Tensor) -> tuple[Tensor, Tensor]:
+        """The baseline b of each memory of a group (M,), and whether there is one (M,)."""
         if self.config.baseline == "reference":
             return leave_one_out_mean(quality, torch.tensor([i for i, _ in where]))
-        if self.config.baseline == "history":
-            baseline = scorer.history_quality([(group[i], t) for i, t in where])
-        elif self.config.baseline == "old_memory":
-            baseline = scorer.memory_quality([(group[i], _memory_before(group[i], t)) for i, t in where])
-        else:
-            baseline = scorer.memory_quality([(group[i], "") for i, _ in where])
-        return baseline, torch.ones(len(where), dtype=torch.bool)
+        return compared, torch.ones(len(where), dtype=torch.bool)
 
     def _memory_advantage(
-        self, group: Group, where: list[tuple[int, int]], quality: Tensor, baseline: Tensor, has_baseline: Tensor
+        self, group: Group, where: list[Where], quality: Tensor, baseline: Tensor, has_baseline: Tensor
     ) -> Tensor:
         """A^M of each memory (M,)."""
         config = self.config
@@ -114,6 +121,13 @@ class MemPO(GroupRelative[MemPOConfig]):
         if config.credit == "successes":
             advantage = advantage * torch.tensor([group[i].outcome > 0 for i, _ in where])
         return config.weight * advantage
+
+
+def _memories(group: Group) -> list[Where]:
+    """The memories of a group's valid episodes; none where there is nothing to compare."""
+    valid = [i for i, episode in enumerate(group) if episode.error is None]
+    where = [(i, t) for i in valid for t, turn in enumerate(group[i].turns) if turn.memory_written]
+    return where if len(valid) > 1 and len(where) > 1 else []
 
 
 def _memory_before(episode: Episode, turn: int) -> str:

@@ -1,7 +1,7 @@
 """The picture of a run, from its files.
 
-Invariant: legible at the width of a README, in light and dark: an opaque light background, colours that differ in lightness,
-and different line styles.
+Invariant: legible at the width of a README, in light and dark: an opaque light background, colours that differ in
+lightness, and different line styles.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ from mempo_env.errors import unknown_name
 from ..agents.settings import LoraSettings, SamplingConfig, TinyConfig
 from .config import EnvSettings, EvalConfig, OptimConfig, RunConfig, TrainConfig, WarmStartConfig
 
-# `tiny`: a Qwen2 of under a million weights, built in place, that learns to keep its memory within minutes on two cores.
-# Everything here is ours, found by trial: see docs/demo.md.
+# `tiny`: a Qwen2 of under a million weights, built in place, that learns to keep its memory within minutes on two
+# cores. Everything here is ours, found by trial: see docs/demo.md.
 TINY = RunConfig(
     preset="tiny",
     model="tiny",

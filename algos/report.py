@@ -1,6 +1,7 @@
 """What a run leaves for its reader: the evaluation's files, the table before and after, the picture.
 
-Invariant: everything shown is read from files in the run folder, so that it can be rendered again without running again.
+Invariant: everything shown is read from files in the run folder, so that it can be rendered again without running
+again.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """The loop: sample groups, turn them into advantages, update; blind to which algorithm it runs.
 
 The way of the data, each one function in one named place:
-task > env > observation > context > sampler > turn > episode (``rollout``) > group (``as_groups``) > advantages per token
-(``Algorithm.advantages``) > loss (``Algorithm.token_loss``) > optimizer (``Updater.update``).
+task > env > observation > context > sampler > turn > episode (``rollout``) > group (``as_groups``) > advantages per
+token (``Algorithm.advantages``) > loss (``Algorithm.token_loss``) > optimizer (``Updater.update``).
 
 Invariants:
-    * the tasks and the noise of step s are functions of (seed, s), so that a resumed run sees what the whole one would have;
+    * the tasks and the noise of step s are functions of (seed, s), so that a resumed run sees what the whole one would
+      have;
     * what is dropped, truncated, unscored or without variance is counted in the metrics.
 """
 

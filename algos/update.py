@@ -2,8 +2,8 @@
 
 Invariants:
     * the objective is the mean over a minibatch's valid episodes of the mean over all output tokens of the episode
-      (method: 1/|tau_i| counts the whole episode), so its gradient does not depend on the split into micro-batches, nor on
-      how many turns an episode has;
+      (method: 1/|tau_i| counts the whole episode), so its gradient does not depend on the split into micro-batches,
+      nor on how many turns an episode has;
     * minibatches are cut by groups; the number of optimizer steps does not depend on the number of turns;
     * rows are the ids that the sampler saw and produced.
 """
@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -91,6 +92,9 @@ class Updater:
         minibatches: Optimizer steps per pass.
         micro_batch_tokens: Padded tokens per forward and backward pass.
         chunk_tokens: Output tokens whose logits live at one time; None: the plain path.
+
+    Raises:
+        ValueError: The algorithm needs a reference policy, but the policy has no adapter: it would be its own reference.
     """
 
     def __init__(
@@ -104,6 +108,11 @@ class Updater:
         micro_batch_tokens: int = 16384,
         chunk_tokens: int | None = 1024,
     ) -> None:
+        if algorithm.needs_reference and not policy.adapters:
+            raise ValueError(
+                f"{algorithm.name} needs a reference policy, and a policy without adapters has none; add an adapter, or "
+                "set beta to 0"
+            )
         self.policy = policy
         self.algorithm = algorithm
         self.optimizer = optimizer
@@ -131,8 +140,8 @@ class Updater:
             [row for row in training_rows(groups[low:high], advantages, low) if self._has_gradient(row)]
             for low, high in itertools.pairwise(cuts)
         ]
-        # With one optimizer step per batch the weights that sampled are the weights that learn: the ratio is exactly 1 and
-        # no extra pass is needed. With more, log pi_old is computed once, before the first step.
+        # With one optimizer step per batch the weights that sampled are the weights that learn: the ratio is exactly 1
+        # and no extra pass is needed. With more, log pi_old is computed once, before the first step.
         several = self.epochs * self.minibatches > 1
         old = [self._score(rows) if several else None for rows in parts]
         reference = [self._reference(rows) for rows in parts]
@@ -159,6 +168,7 @@ class Updater:
         metrics |= {name: sum(values) / len(values) for name, values in scalars.items() if values}
         metrics["train/rows"] = float(sum(map(len, parts)))
         metrics["train/rows_without_gradient"] = float(total_rows) - metrics["train/rows"]
+        metrics["train/minibatches_without_gradient"] = float(sum(not rows for rows in parts))
         metrics["train/optimizer_steps"] = float(self.optimizer.step_count)
         return metrics
 
@@ -207,15 +217,14 @@ class Updater:
             else _pad(reference_logprobs, depth).to(logprobs.device),
             advantages=_pad([row.advantages for row in rows], depth).to(logprobs.device),
         )
-        weights = torch.tensor([row.weight for row in rows], device=logprobs.device)[:, None]  # (B, 1)
+        weights = torch.tensor([row.weight for row in rows], device=logprobs.device)[:, None] * batch.mask  # (B, O)
         loss, logged = self.algorithm.token_loss(tokens)  # (B, O)
-        (loss * weights * batch.mask).sum().backward()  # type: ignore[no-untyped-call]
-        keys = [row.key for row in rows]
-        critic = self.algorithm.critic_loss(self.policy, tokens, keys)
-        if critic is not None:
-            (critic * weights * batch.mask).sum().backward()  # type: ignore[no-untyped-call]
-            logged["train/critic_loss"] = critic.detach()
-        mismatch = (logprobs.detach() - _pad([row.sampler_logprobs for row in rows], depth).to(logprobs.device)).abs()
+        (loss * weights).sum().backward()  # type: ignore[no-untyped-call]
+        logged |= self._critic_backward(tokens, weights, [row.key for row in rows])
+        # Against pi_old, so that later epochs, whose policy has moved on, do not enter.
+        sampler = _pad([row.sampler_logprobs for row in rows], depth).to(logprobs.device)  # (B, O)
+        recorded = torch.tensor([len(row.sampler_logprobs) > 0 for row in rows], device=logprobs.device)[:, None]
+        mismatch = (tokens.old_logprobs - sampler).abs()  # (B, O)
         assert entropy is not None
         log.add(
             batch.mask,
@@ -223,11 +232,21 @@ class Updater:
                 "train/loss": loss.detach(),
                 "train/entropy": entropy,
                 "train/ratio": (logprobs.detach() - tokens.old_logprobs).exp(),
-                "train/sampler_mismatch": mismatch,
                 **logged,
             },
         )
-        log.maximum("train/sampler_mismatch_max", mismatch, batch.mask)
+        log.add(batch.mask & recorded, {"train/sampler_mismatch": mismatch})
+        log.maximum("train/sampler_mismatch_max", mismatch, batch.mask & recorded)
+
+    def _critic_backward(self, tokens: TokenBatch, weights: Tensor, keys: list[TurnKey]) -> dict[str, Tensor]:
+        """Adds a critic's gradient, forward and backward under its own adapter; returns what to log."""
+        name = self.algorithm.critic_adapter
+        with nullcontext() if name is None else self.policy.use_adapter(name):
+            loss = self.algorithm.critic_loss(self.policy, replace(tokens, logprobs=tokens.logprobs.detach()), keys)
+            if loss is None:
+                return {}
+            (loss * weights).sum().backward()  # type: ignore[no-untyped-call]
+        return {"train/critic_loss": loss.detach()}
 
 
 class _TokenMeans:
@@ -235,24 +254,28 @@ class _TokenMeans:
 
     def __init__(self) -> None:
         self.sums: dict[str, float] = {}
+        self.counts: dict[str, int] = {}
         self.maxima: dict[str, float] = {}
-        self.count = 0
 
     def add(self, mask: Tensor, values: dict[str, Tensor]) -> None:
-        self.count += int(mask.sum())
+        """Adds the masked values (B, O) of one micro-batch."""
+        count = int(mask.sum())
         for name, value in values.items():
             self.sums[name] = self.sums.get(name, 0.0) + float((value * mask).sum())
+            self.counts[name] = self.counts.get(name, 0) + count
 
     def maximum(self, name: str, value: Tensor, mask: Tensor) -> None:
+        """Keeps the largest masked value."""
         self.maxima[name] = max(self.maxima.get(name, 0.0), float((value * mask).max()))
 
     def means(self) -> dict[str, float]:
-        return {name: value / self.count for name, value in self.sums.items()} | self.maxima if self.count else {}
+        """Mean of each quantity that had a token, and the maxima."""
+        return {name: value / self.counts[name] for name, value in self.sums.items() if self.counts[name]} | self.maxima
 
 
 def _pad(rows: Sequence[Tensor], depth: int) -> Tensor:
     """Stacks (n,) tensors as (B, depth), 0 beyond each row's end."""
-    padded = torch.zeros((len(rows), depth))
+    padded = torch.zeros((len(rows), depth))  # (B, O)
     for index, row in enumerate(rows):
         padded[index, : row.shape[0]] = row
     return padded

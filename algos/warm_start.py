@@ -1,8 +1,8 @@
 """The warm start: imitation of the scripted expert, then of one with a stated flaw.
 
-With ``target="all"`` it trains every weight of the base, and a fresh adapter is added afterwards (its reference is the base with
-the adapter off). With ``target="adapter"`` it trains the adapter that reinforcement learning goes on with, and a frozen copy of
-that adapter becomes the reference.
+With ``target="all"`` it trains every weight of the base, and a fresh adapter is added afterwards (its reference is the
+base with the adapter off). With ``target="adapter"`` it trains the adapter that reinforcement learning goes on with, and
+a frozen copy of that adapter becomes the reference.
 
 Invariant: after the warm start KL(policy || reference) is 0.
 """
@@ -72,8 +72,8 @@ def warm_start(
     Args:
         config: The run; ``config.warm_start`` says how long, on how many goals, and how much is forgotten.
         policy: What learns.
-        forget_after: Whether the second part imitates the imperfect demonstrator (False: the perfect expert throughout, the
-            ceiling that imitation can reach with the same number of steps).
+        forget_after: Whether the second part imitates the imperfect demonstrator (False: the perfect expert throughout,
+            the ceiling that imitation can reach with the same number of steps).
         on_step: Called after each optimizer step.
     """
     settings = config.warm_start
@@ -96,7 +96,8 @@ def warm_start(
                 optimizer,
                 batches,
                 steps,
-                micro_batch_tokens=config.train.micro_batch_tokens,
+                # Several passes a step, each of similar lengths: little padding, at any mix of lengths.
+                micro_batch_tokens=min(config.train.micro_batch_tokens, settings.tokens_per_step // 3),
                 on_step=None if on_step is None else lambda s, record, o=offset: on_step(o + s, record),
             )
             done += steps

@@ -10,8 +10,20 @@ import platform
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
-PACKAGES = tuple(
-    """mempo-env gymnasium numpy bm25s rich tyro torch transformers tokenizers peft accelerate safetensors gguf""".split()
+PACKAGES = (
+    "mempo-env",
+    "gymnasium",
+    "numpy",
+    "bm25s",
+    "rich",
+    "tyro",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "peft",
+    "accelerate",
+    "safetensors",
+    "gguf",
 )
 
 

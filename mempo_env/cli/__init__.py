@@ -1,7 +1,7 @@
 """The command line: ``mempo train | eval | play | env``.
 
-Invariant: this file imports nothing heavy, so that ``mempo --help`` answers at once; a command's modules load when it runs.
-A ``UserError`` becomes one line and exit code 2.
+Invariant: this file imports nothing heavy, so that ``mempo --help`` answers at once; a command's modules load when it
+runs. A ``UserError`` becomes one line and exit code 2.
 """
 
 from __future__ import annotations

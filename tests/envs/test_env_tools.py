@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -112,16 +113,17 @@ def test_arithmetic(expression: str, result: str) -> None:
     assert Calculator().call({"expression": expression}) == result
 
 
-@pytest.mark.parametrize(
-    "expression",
-    [
-        "", "  ", "1+", "((1)", "1 2", "007", "x", "__import__('os')", "(1).real", "[1]", "1,000", "2^3", "1 if 1 else 2",
-        "1=1", "1<2", "True", "1j", "lambda: 1", "'a'*9", "1_000", "0x10", "1\n+1", "1 # c", "1/0", "5 % 0", "0**-1", "1e999",
-        "1e308*10", "(-8)**0.5", "9**9**9", "9**9**9**9", "2**1025", "2**1000*2**1000", "10**400", "9.0**9**9",
-        "(2**1000+1)**2", "(2**1000)/(0.1**300)", "1" * 201, "9" * 199 + "**9", "(" * 150, "-" * 199 + "1+", "9" * 200 + "1",
-        "(" * 99 + "1" + ")" * 99 + "x", "**", "1e", "e",
-    ],
-)  # fmt: skip
+NO_ARITHMETIC = [
+    *("", "  ", "1+", "((1)", "1 2", "007", "**", "1e", "e", "x", "True", "1j", "lambda: 1", "'a'*9", "1_000", "0x10"),
+    *("__import__('os')", "(1).real", "[1]", "1,000", "2^3", "1 if 1 else 2", "1=1", "1<2", "1\n+1", "1 # c"),
+    *("1/0", "5 % 0", "0**-1", "1e999", "1e308*10", "(-8)**0.5"),
+    *("9**9**9", "9**9**9**9", "2**1025", "2**1000*2**1000", "10**400", "9.0**9**9", "(2**1000+1)**2"),
+    *("(2**1000)/(0.1**300)", "1" * 201, "9" * 199 + "**9", "(" * 150, "-" * 199 + "1+", "9" * 200 + "1"),
+    "(" * 99 + "1" + ")" * 99 + "x",
+]
+
+
+@pytest.mark.parametrize("expression", NO_ARITHMETIC)
 def test_what_is_no_arithmetic_or_too_large_is_an_argument_error(expression: str) -> None:
     start = time.perf_counter()
     with pytest.raises(ToolArgumentError):
@@ -142,8 +144,7 @@ def test_any_expression_ends_in_a_number_or_an_argument_error(expression: str) -
     except ToolArgumentError:
         return
     assert isinstance(value, int | float)
-    assert value == value
-    assert abs(value) < 2.0**1024
+    assert value.bit_length() <= 1024 if isinstance(value, int) else math.isfinite(value)
 
 
 @given(st.integers(-(10**6), 10**6), st.integers(-(10**6), 10**6), st.sampled_from(["+", "-", "*"]))

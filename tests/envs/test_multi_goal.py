@@ -64,7 +64,6 @@ def read_and_answer(env: MultiGoalEnv, seed: int | None = None, task: Task | Non
     [
         {"goals": 10, "world": TWO_HOP},
         {"goals": 10},
-        {"goals": 12, "world": TWO_HOP},
         {"goals": (1, 10), "world": ClosedWorldConfig(comparison_share=0.5), "split": "test"},
         {"goals": 2, "budget": "paper"},
         {"goals": 10, "world": TWO_HOP, "topk": 3},

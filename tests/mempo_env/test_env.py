@@ -122,7 +122,7 @@ def test_each_format_error_is_fed_back(output: str, kind: FormatErrorKind) -> No
     assert "<answer>" not in observation["tool_result"]  # our own messages are escaped like a tool's text
     assert reward == -0.25
     assert info["reward_components"] == {"outcome": 0.0, "format": -0.25}
-    assert not (terminated or truncated)
+    assert (terminated, truncated) == (False, False)
 
 
 def test_all_kinds_of_format_error_are_covered() -> None:
@@ -147,7 +147,7 @@ def test_a_call_beyond_the_budget_is_a_format_error() -> None:
     assert info["format_error"] == str(FormatErrorKind.BUDGET_SPENT)
     assert observation["budget"] == "0 tool calls, 3 turns left"
     assert info["tool_calls"] == 1
-    assert not (terminated or truncated)
+    assert (terminated, truncated) == (False, False)
 
 
 def test_a_turn_limit_truncates_and_an_answer_at_the_limit_terminates() -> None:

@@ -86,7 +86,7 @@ def test_an_error_in_one_environment_is_raised_and_the_others_stay_usable() -> N
     with pytest.raises(mempo_env.UserError, match="unknown reset option"):
         env.reset(seed=0, options={"nope": 1})
     assert env.reset(seed=0)[0]["task"] == env.reset(seed=0)[0]["task"]
-    with pytest.raises(ValueError, match="shorter|longer|argument"):
+    with pytest.raises(ValueError, match=r"shorter|longer|argument"):
         env.step(("too few",))
     mask = np.array([True, False, False])
     before = env.step(("",) * N)[0]
