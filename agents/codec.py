@@ -148,7 +148,8 @@ class ChatCodec:
         pieces.append(rest)
         layout: list[int | _Run] = []
         run: list[str | _Content] = []
-        for index, (piece, treat) in enumerate(zip(pieces, (*self._treatments(roles, pieces), str), strict=True)):
+        treatments: list[Callable[[str], str]] = [*self._treatments(roles, pieces), str]
+        for index, (piece, treat) in enumerate(zip(pieces, treatments, strict=True)):
             for part in self._split_control(piece):
                 if isinstance(part, str):
                     run.append(part)

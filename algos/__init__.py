@@ -1,6 +1,7 @@
 """Who learns: advantages, losses, memory reward, the algorithms, the trainer.
 
-Algorithms are looked up by name here, lazily, so that listing them imports no torch.
+Algorithms are looked up by name here, lazily: listing them, and the settings of those that are built in, imports no
+torch.
 """
 
 from __future__ import annotations
@@ -17,4 +18,31 @@ ALGORITHMS.register("grpo", "mempo_env.algos.grpo:GRPO")
 ALGORITHMS.register("mempo", "mempo_env.algos.mempo:MemPO")
 ALGORITHMS.register("mempo-paper", "mempo_env.algos.mempo:MemPOPaper")
 
-__all__ = ["ALGORITHMS"]
+_BUILT_IN_CONFIGS = {"grpo": "GRPOConfig", "mempo": "MemPOConfig", "mempo-paper": "MemPOPaperConfig"}
+
+
+def algorithm_settings(name: str) -> tuple[str, type[Any]]:
+    """What an algorithm calls itself and the dataclass of its settings; torch is imported for one of your own only.
+
+    Args:
+        name: A registered name, or ``package.module:Class``.
+
+    Returns:
+        ``Algorithm.name`` and ``Algorithm.config_class``.
+
+    Raises:
+        UserError: The name is unknown, or what it stands for is no algorithm.
+    """
+    if name in _BUILT_IN_CONFIGS:
+        from . import algorithm_config
+
+        return name, getattr(algorithm_config, _BUILT_IN_CONFIGS[name])
+    if ":" not in name and name not in ALGORITHMS.names():
+        ALGORITHMS.get(name)  # raises: it is unknown
+    from .base import get_algorithm
+
+    algorithm = get_algorithm(name)
+    return algorithm.name, algorithm.config_class
+
+
+__all__ = ["ALGORITHMS", "algorithm_settings"]

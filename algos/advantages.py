@@ -80,7 +80,7 @@ def standardised_memory_advantages(
     if normalisation == "pooled":
         return _standardise(reward, torch.ones_like(reward, dtype=torch.bool), True, eps)
     result = torch.zeros_like(reward)
-    for index in turn.unique():
+    for index in sorted(set(turn.tolist())):
         same = turn == index
         result = torch.where(same, _standardise(reward, same, True, eps), result)
     return result

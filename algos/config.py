@@ -1,17 +1,13 @@
 """The configuration of a run, as typed dataclasses; importing it imports no torch.
 
-Invariant: a config that was constructed is consistent (cross-field checks at construction), serialises to JSON and back
-without loss, and is written into the run folder before anything else.
+Invariant: a config that was constructed is consistent: every number is in its range, cross-field checks are made at
+construction. ``config_io`` writes it into the run folder and reads it back without loss.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import typing
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from mempo_env.budgets import BUDGETS
 from mempo_env.errors import UserError, unknown_name
@@ -48,6 +44,9 @@ class OptimConfig:
     def __post_init__(self) -> None:
         if self.lr <= 0 or self.max_grad_norm <= 0:
             raise UserError(f"lr={self.lr} and max_grad_norm={self.max_grad_norm} must be positive")
+        at_least(0, weight_decay=self.weight_decay, warmup_steps=self.warmup_steps)
+        if not 0 <= self.betas[0] < 1 or not 0 <= self.betas[1] < 1:
+            raise UserError(f"betas={self.betas} must lie in [0, 1)")
         if not 0 <= self.decay_from < 1:
             raise UserError(f"decay_from={self.decay_from} must lie in [0, 1)")
 
@@ -66,6 +65,7 @@ class EnvSettings:
         two_hop_share: Closed world: share of two-hop goals.
         comparison_share: Closed world: share of comparison goals.
         distractors: Closed world: strangers' passages in the corpus.
+        score_step: Closed world: distance between possible scores.
     """
 
     outcome: OutcomeMode = "binary"
@@ -77,6 +77,7 @@ class EnvSettings:
     two_hop_share: float = 0.25
     comparison_share: float = 0.1
     distractors: int = 8
+    score_step: int = 1
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,11 @@ class WarmStartConfig:
         demonstrator_steps: Optimizer steps after that on the imperfect demonstrator.
         forget: Probability with which the demonstrator forgets each remembered note at every rewrite.
         goals: Least and most goals of a demonstrated task.
+        short_steps: So many of the perfect steps, the first ones, see at most ``short_goals`` goals: copying is found
+            sooner on short tasks.
+        short_goals: See ``short_steps``.
+        recall_rows: Whether one more row per episode asks for the answers from task and memory alone, the prompt of
+            Q(m). A model built in place has never answered such a prompt, and its Q(m) would mean nothing.
         tokens_per_step: Padded tokens of one optimizer step.
         episodes_per_chunk: Demonstrated episodes drawn at a time, then sorted by length and cut into steps.
         optim: The optimizer, over the steps of both parts.
@@ -99,6 +105,9 @@ class WarmStartConfig:
     demonstrator_steps: int = 100
     forget: float = 0.2
     goals: tuple[int, int] = (1, 4)
+    short_steps: int = 0
+    short_goals: int = 4
+    recall_rows: bool = False
     tokens_per_step: int = 8192
     episodes_per_chunk: int = 64
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -106,7 +115,12 @@ class WarmStartConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.forget <= 1:
             raise UserError(f"forget={self.forget} must lie in [0, 1]")
+        at_least(0, perfect_steps=self.perfect_steps, demonstrator_steps=self.demonstrator_steps)
+        at_least(1, tokens_per_step=self.tokens_per_step, episodes_per_chunk=self.episodes_per_chunk)
         check_goals(self.goals)
+        at_least(0, short_steps=self.short_steps)
+        if self.short_steps:
+            check_goals((self.goals[0], self.short_goals))
 
 
 @dataclass(frozen=True)
@@ -136,9 +150,9 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
 
     def __post_init__(self) -> None:
-        for name in ("groups_per_step", "group_size", "epochs", "minibatches", "save_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name}={getattr(self, name)} must be at least 1")
+        at_least(1, groups_per_step=self.groups_per_step, group_size=self.group_size, epochs=self.epochs)
+        at_least(1, minibatches=self.minibatches, micro_batch_tokens=self.micro_batch_tokens)
+        at_least(1, save_every=self.save_every, keep_checkpoints=self.keep_checkpoints)
         if self.minibatches > self.groups_per_step:
             raise UserError(f"minibatches={self.minibatches} cannot exceed groups_per_step={self.groups_per_step}")
 
@@ -162,8 +176,12 @@ class EvalConfig:
     batch: int = 128
 
     def __post_init__(self) -> None:
+        if not self.goals:
+            raise UserError("no number of goals to evaluate: give one or more")
         for goals in self.goals:
             check_goals((goals, goals))
+        at_least(0, episodes=self.episodes)
+        at_least(1, batch=self.batch)
 
 
 @dataclass(frozen=True)
@@ -172,20 +190,20 @@ class RunConfig:
 
     Attributes:
         algo: Name, ``package.module:Class``, or entry point of the algorithm.
-        preset: Name of the preset that gave the defaults.
+        preset: Name of the preset that gives the defaults.
         env: Environment id.
         model: ``tiny`` (built in place), ``smollm2``, a hub id, a folder or a GGUF file.
-        dtype: Weights' type of a loaded model.
         dataset: ``closed-world`` or ``qa``.
         data: Folders with ``questions.*.jsonl.gz`` and ``corpus.jsonl.gz`` for ``qa``.
         goals: Goals per task: one number, or least and most.
-        budget: Named budget.
-        context: Context strategy.
-        steps: Optimizer steps of reinforcement learning (times epochs and minibatches).
+        budget: Named budget: ``brief`` or ``paper``.
+        steps: Steps of reinforcement learning, each a batch of groups sampled and learned from.
         seed: Seed of everything.
-        out: Run folder; empty: ``runs/<preset>-<algo>-<time>``.
+        out: Run folder; by default ``runs/<preset>-<algo>-<time>``.
+        context: What the model sees: ``memory`` or ``history``.
+        dtype: Weights' type of a loaded model.
+        device: Where the model runs; ``auto``: CUDA if there is any.
         threads: CPU threads; 0 leaves torch's choice.
-        device: ``auto``, ``cpu`` or ``cuda``.
         max_prompt_tokens: Longest input; 0: the model's limit.
         env_args: The environment's settings.
         tiny: Shape of the model built in place.
@@ -200,17 +218,17 @@ class RunConfig:
     preset: str = "tiny"
     env: str = "MemPO-MultiGoal-v0"
     model: str = "tiny"
-    dtype: Literal["float32", "bfloat16"] = "float32"
     dataset: str = "closed-world"
     data: tuple[str, ...] = ()
     goals: tuple[int, ...] = (4,)
     budget: str = "brief"
-    context: str = "memory"
     steps: int = 40
     seed: int = 0
     out: str = ""
-    threads: int = 0
+    context: str = "memory"
+    dtype: Literal["float32", "bfloat16"] = "float32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = 0
     max_prompt_tokens: int = 0
     env_args: EnvSettings = field(default_factory=EnvSettings)
     tiny: TinyConfig = field(default_factory=TinyConfig)
@@ -222,12 +240,11 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         if len(self.goals) not in (1, 2):
-            raise UserError(f"goals={self.goals}: give one number, or the least and the most")
+            raise UserError(f"--goals takes one number, or the least and the most, not {len(self.goals)} numbers")
         check_goals((self.goals[0], self.goals[-1]))
         if self.budget not in BUDGETS:
             raise unknown_name("budget", self.budget, BUDGETS)
-        if self.steps < 0:
-            raise UserError(f"steps={self.steps} must not be negative")
+        at_least(0, steps=self.steps, seed=self.seed, threads=self.threads, max_prompt_tokens=self.max_prompt_tokens)
         if self.dataset == "qa" and not self.data:
             raise UserError("dataset='qa' needs --data with a folder of questions and corpus files")
         if self.sampling.greedy and self.steps:
@@ -247,55 +264,16 @@ def check_goals(goals: tuple[int, int]) -> None:
     """
     low, high = goals
     if not 1 <= low <= high <= 16:
-        raise UserError(f"goals {low} to {high}: a task has 1 to 16 goals, the least first")
+        given = f"{low}" if low == high else f"{low} {high}"
+        raise UserError(f"goals {given}: a task has 1 to 16 goals, the least first")
 
 
-def config_to_json(config: Any) -> str:
-    """Serialises a config dataclass."""
-    return json.dumps(dataclasses.asdict(config), indent=2)
-
-
-def config_from_dict(cls: type[Any], data: dict[str, Any], where: str = "") -> Any:
-    """Rebuilds a config dataclass from its JSON form.
-
-    Args:
-        cls: The dataclass.
-        data: What ``json.loads`` gave.
-        where: Path for error messages.
-
-    Returns:
-        The instance.
+def at_least(least: float, **values: float) -> None:
+    """Checks numbers, given by the names of their fields, against a lower bound.
 
     Raises:
-        UserError: A key is unknown.
+        UserError: One is below.
     """
-    hints = typing.get_type_hints(cls)
-    unknown = set(data) - set(hints)
-    if unknown:
-        raise UserError(
-            f"{where or cls.__name__} has unknown keys {sorted(unknown)}; was it written by another version?"
-        )
-    values: dict[str, Any] = {}
-    for name, value in data.items():
-        hint = hints[name]
-        if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-            values[name] = config_from_dict(hint, value, f"{where}.{name}")
-        elif isinstance(value, list):
-            values[name] = tuple(value)
-        else:
-            values[name] = value
-    return cls(**values)
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """Reads a run folder's ``config.json``.
-
-    Raises:
-        UserError: It is missing or no JSON.
-    """
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing: {path.parent} is no run folder") from None
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from None
+    for name, value in values.items():
+        if not value >= least:  # also refuses NaN
+            raise UserError(f"{name}={value} must be at least {least}")

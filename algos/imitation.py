@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mempo_env.errors import UserError
 from mempo_env.records import Episode
 
 from ..agents.base import SlotKey, TurnRequest
@@ -34,6 +35,9 @@ def demonstration_rows(episodes: Sequence[Episode], policy: LoraPolicy, instruct
 
     Returns:
         One row per turn.
+
+    Raises:
+        UserError: A prompt is longer than the policy allows.
     """
     rows = []
     for episode in episodes:
@@ -42,8 +46,7 @@ def demonstration_rows(episodes: Sequence[Episode], policy: LoraPolicy, instruct
         for t, turn in enumerate(episode.turns):
             key = SlotKey(episode.seed, 0, episode.group_id, episode.rollout_id, t)
             request = TurnRequest(key, turn.observation, instructions, episode.turns[:t], episode.task)
-            prompt = policy.codec.encode_chat(policy.context.messages(request))
-            rows.append(TokenRow(tuple(prompt), tuple(policy.codec.encode_text(turn.text))))
+            rows.append(TokenRow(policy.prompt_ids(request), tuple(policy.codec.encode_text(turn.text))))
     return rows
 
 
@@ -61,11 +64,18 @@ def imitation_batches(
 
     Yields:
         Batches, without end.
+
+    Raises:
+        UserError: A chunk is empty.
     """
     chunk, tokens = 0, 0
     batch: list[TokenRow] = []
     while True:
         rows = demonstrate(chunk)
+        if not rows:
+            raise UserError(
+                f"chunk {chunk} of the demonstrations has no turn: every episode ended on a fault; check the tools"
+            )
         for index in np.random.default_rng((seed, chunk)).permutation(len(rows)):
             batch.append(rows[index])
             tokens += len(rows[index])

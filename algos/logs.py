@@ -1,18 +1,29 @@
 """Where metrics go: JSON lines, TensorBoard and the terminal.
 
-Invariant: ``metrics.jsonl`` has one line per step, in order, also after a resume: lines at or beyond the step that is resumed
-from are dropped first.
+Invariant: ``metrics.jsonl`` has one line per step, in order, also after a resume: lines at or beyond the step that is
+resumed from are dropped first, and so is a last line that was torn.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import os
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from mempo_env.errors import UserError
+
+from .config import RunConfig
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+TRAIN = "train"
 
 
 class RunLog:
@@ -24,22 +35,35 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, resume_from: int = 0) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
+        self.folder = folder
+        self.resume_from = resume_from
         self.path = folder / "metrics.jsonl"
         if self.path.exists():
-            lines = self.path.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if _keep(json.loads(line), resume_from)]
-            self.path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+            kept = [line for line in _lines(self.path) if line["phase"] != TRAIN or line["step"] < resume_from]
+            aside = self.path.with_suffix(".partial")
+            aside.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            os.replace(aside, self.path)
         self._file = self.path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=resume_from or None)  # type: ignore[no-untyped-call]
+        self._boards: dict[str, SummaryWriter] = {}
 
     def write(self, phase: str, step: int, metrics: dict[str, float]) -> None:
-        """Writes one step."""
-        self._file.write(json.dumps({"phase": phase, "step": step, **metrics}) + "\n")
+        """Writes one step; a number that is not finite becomes null."""
+        finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        self._file.write(json.dumps({"phase": phase, "step": step, **finite}, allow_nan=False) + "\n")
         self._file.flush()
+        board = self._board(phase)
         for name, value in metrics.items():
-            self._board.add_scalar(name if phase == "train" else f"{phase}/{name}", value, step)  # type: ignore[no-untyped-call]
+            board.add_scalar(name, value, step)
+
+    def _board(self, phase: str) -> SummaryWriter:
+        """A folder per phase: what is purged on a resume is purged for all curves of a folder."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        if phase not in self._boards:
+            folder = self.folder / "tensorboard" / phase
+            again = phase == TRAIN and folder.exists()
+            self._boards[phase] = SummaryWriter(str(folder), purge_step=self.resume_from if again else None)
+        return self._boards[phase]
 
     def __enter__(self) -> Self:
         return self
@@ -48,23 +72,25 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
-        self._board.close()  # type: ignore[no-untyped-call]
+        for board in self._boards.values():
+            board.close()
 
 
 def read_metrics(folder: Path, phase: str) -> list[dict[str, Any]]:
-    """The lines of one phase of a run folder, in order."""
+    """The lines of one phase of a run folder, in order.
+
+    Raises:
+        UserError: A line is broken; names file and line.
+    """
     path = folder / "metrics.jsonl"
-    if not path.exists():
-        return []
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [line for line in lines if line["phase"] == phase]
+    return [line for line in _lines(path) if line["phase"] == phase] if path.exists() else []
 
 
 def progress_bar(console: Console) -> Progress:
     """A live bar with a line of metrics."""
     return Progress(
         TextColumn("[bold]{task.description:10}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=12),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
@@ -73,5 +99,45 @@ def progress_bar(console: Console) -> Progress:
     )
 
 
-def _keep(line: dict[str, Any], resume_from: int) -> bool:
-    return bool(line["phase"] != "train" or line["step"] < resume_from)
+def plain_words(config: RunConfig) -> str:
+    """What a run will do, in plain words."""
+    train, warm = config.train, config.warm_start
+    lines = [
+        f"{config.algo} on {config.env} ({config.dataset}, budget {config.budget}, outcome {config.env_args.outcome}), "
+        f"model {config.model}, seed {config.seed}; run folder {config.out}",
+        f"warm start: {warm.perfect_steps} steps on the expert, then {warm.demonstrator_steps} on one that forgets "
+        f"{warm.forget:.0%} of its notes at every rewrite ({warm.target} weights)",
+        f"then {config.steps} steps of {train.groups_per_step} tasks x {train.group_size} rollouts = "
+        f"{train.groups_per_step * train.group_size} episodes of {'-'.join(map(str, config.goals))} goals each",
+    ]
+    return "\n".join(lines)
+
+
+def self_check(metrics: dict[str, float]) -> str:
+    """The first log line of a run: what must hold at step 0, and what it was."""
+    if "train/ratio" not in metrics:
+        return "self-check: the first batch had no group with variance, so nothing was learned from it"
+    gap = ("train/sampler_mismatch", "train/sampler_mismatch_max")
+    parts = [
+        f"ratio {metrics['train/ratio']:.6f} (1)",
+        f"KL {metrics['train/kl']:.1e} (0)" if "train/kl" in metrics else "KL not computed (beta 0)",
+        "sampler/trainer gap "
+        + ("unknown" if gap[1] not in metrics else f"mean {metrics[gap[0]]:.1e} max {metrics[gap[1]]:.1e}"),
+        f"sampler moved by {metrics.get('train/sampler_moved', float('nan')):.1e} after one update",
+    ]
+    return "self-check: " + ", ".join(parts)
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """All lines; the last one may be torn, by a process that was killed, and is left out then."""
+    texts = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = []
+    for number, text in enumerate(texts, start=1):
+        try:
+            line = json.loads(text)
+            lines.append({"phase": line["phase"], "step": line["step"], **line})
+        except (ValueError, KeyError, TypeError) as error:
+            if number == len(texts) and not text.endswith("\n"):
+                break
+            raise UserError(f"{path}:{number}: no line of metrics ({type(error).__name__}: {error})") from error
+    return lines

@@ -29,7 +29,7 @@ from ..agents.policy import LoraPolicy
 from ..agents.scoring import TokenRow, score_rows
 
 Scope = Literal["joint", "per_goal"]
-ANSWER_PREFIX = "<answer>"
+ANSWER_PREFIX, ANSWER_SUFFIX = "<answer>", "</answer>"
 
 
 class AnswerScorer:
@@ -85,6 +85,23 @@ class AnswerScorer:
             return with_task
 
         return self._aggregate([self._questions(episode.task, prompt(episode, t)) for episode, t in items])
+
+    def recall_row(self, task: Task, memory: str, answers: str) -> TokenRow:
+        """The scoring prompt as a row to imitate: output ``<answer>`` + answers + ``</answer>``.
+
+        Args:
+            task: What was asked.
+            memory: What is known.
+            answers: What can be answered from it, as an answer block holds it.
+
+        Returns:
+            The row.
+        """
+        context, codec = MemoryContext(), self.policy.codec
+        prefix = tuple(codec.encode_text(ANSWER_PREFIX))
+        prompt = self._prompt(context, task, _answer_time(task.text, memory), ())
+        output = (*prefix, *codec.encode_text(answers), *codec.encode_text(ANSWER_SUFFIX))
+        return TokenRow(prompt[: len(prompt) - len(prefix)], output)
 
     def _questions(self, task: Task, prompt: Callable[[str], tuple[int, ...]]) -> list[list[TokenRow]]:
         """For each question to average over, the rows (aliases) of which the best counts.

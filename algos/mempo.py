@@ -61,7 +61,9 @@ class MemPO(GroupRelative[MemPOConfig]):
         quality, compared = self._scores([(groups[g][i], t) for g, where in memories.items() for i, t in where], scorer)
         sizes = [len(where) for where in memories.values()]
         tokens, baselines, advantages = dict(trajectory.tokens), [], []
-        for (g, where), q, b in zip(memories.items(), quality.split(sizes), compared.split(sizes), strict=True):
+        for (g, where), q, b in zip(
+            memories.items(), torch.split(quality, sizes), torch.split(compared, sizes), strict=True
+        ):
             baseline, has_baseline = self._baseline(where, q, b)  # (M,), (M,)
             advantage = self._memory_advantage(groups[g], where, q, baseline, has_baseline)  # (M,)
             for (i, t), value in zip(where, advantage.tolist(), strict=True):

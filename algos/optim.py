@@ -92,8 +92,8 @@ class Optimizer:
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm).item()
         if norm != norm or norm == float("inf"):
             raise FloatingPointError(
-                f"gradient norm is {norm} at optimizer step {self.step_count}; the weights were left as they were. "
-                "Lower the learning rate, or resume from the last checkpoint."
+                f"training diverged: the gradient norm is {norm} at optimizer step {self.step_count}; the weights were "
+                "left as they were; lower the learning rate"
             )
         rate = self.config.lr * learning_rate_factor(self.config, self.step_count, self.total_steps)
         for optimizer in self.optimizers:

@@ -35,8 +35,9 @@ def plot_run(run: Path, before: StoredEvaluation | None, after: StoredEvaluation
             continue
         goals = [row.goals for row in stored.rows]
         f1 = [row.f1 for row in stored.rows]
-        low = [row.f1 - row.f1_interval[0] for row in stored.rows]
-        high = [row.f1_interval[1] - row.f1 for row in stored.rows]
+        # Rounding can put a bound a hair beyond the mean, which matplotlib refuses.
+        low = [max(row.f1 - row.f1_interval[0], 0.0) for row in stored.rows]
+        high = [max(row.f1_interval[1] - row.f1, 0.0) for row in stored.rows]
         axes[0, 1].errorbar(
             goals, f1, yerr=[low, high], label=label, color=colour, linestyle=style, marker="o", capsize=3
         )

@@ -7,6 +7,7 @@ again.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,15 +79,21 @@ def store_evaluation(report: EvaluationReport, quality: Quality, folder: Path, n
     """Writes ``<name>.json`` and the episodes, and returns what was written."""
     tokens: dict[int, dict[int, list[float]]] = {}
     for episode in report.episodes:
+        if episode.error is not None:
+            continue
         for t, turn in enumerate(episode.turns):
             tokens.setdefault(len(episode.task.goals), {}).setdefault(t, []).append(turn.n_prompt + turn.n_output)
     tokens_by_turn = {goals: [_mean(turns[t]) for t in sorted(turns)] for goals, turns in tokens.items()}
     data = json.loads(report.to_json()) | {
-        "quality": {"mean": quality.mean, "above_0.8": quality.above, "by_turn": quality.by_turn},
+        "quality": {
+            "mean": _number(quality.mean),
+            "above_0.8": _number(quality.above),
+            "by_turn": quality.by_turn,
+        },
         "tokens_by_turn": tokens_by_turn,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps(data, indent=2), encoding="utf-8")
+    (folder / f"{name}.json").write_text(json.dumps(data, indent=2, allow_nan=False), encoding="utf-8")
     save_episodes(folder / f"{name}.episodes.jsonl.gz", report.episodes)
     return StoredEvaluation(report.rows, quality, tokens_by_turn)
 
@@ -96,14 +103,15 @@ def load_evaluation(path: Path) -> StoredEvaluation | None:
     if not path.exists():
         return None
     data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    rows = tuple(
-        EvaluationRow(**{name: tuple(value) if isinstance(value, list) else value for name, value in row.items()})
-        for row in data["rows"]
-    )
+    rows = tuple(EvaluationRow(**_restored(row)) for row in data["rows"])
     quality = data["quality"]
     return StoredEvaluation(
         rows,
-        Quality(quality["mean"], quality["above_0.8"], {int(k): v for k, v in quality["by_turn"].items()}),
+        Quality(
+            _restored_number(quality["mean"]),
+            _restored_number(quality["above_0.8"]),
+            {int(k): v for k, v in quality["by_turn"].items()},
+        ),
         {int(k): v for k, v in data["tokens_by_turn"].items()},
     )
 
@@ -123,16 +131,16 @@ def write_report(config: RunConfig, run: Path, console: Console) -> None:
             name: None
             if stored is None
             else {
-                "quality": stored.quality.mean,
-                "quality_above_0.8": stored.quality.above,
+                "quality": _number(stored.quality.mean),
+                "quality_above_0.8": _number(stored.quality.above),
                 "rows": [
                     {
                         "goals": row.goals,
-                        "f1": row.f1,
-                        "em": row.em,
-                        "success": row.success,
-                        "total_tokens": row.total_tokens,
-                        "peak_tokens": row.peak_tokens,
+                        "f1": _number(row.f1),
+                        "em": _number(row.em),
+                        "success": _number(row.success),
+                        "total_tokens": _number(row.total_tokens),
+                        "peak_tokens": _number(row.peak_tokens),
                         "episodes": row.episodes,
                         "errors": row.errors,
                     }
@@ -142,7 +150,7 @@ def write_report(config: RunConfig, run: Path, console: Console) -> None:
             for name, stored in (("before", before), ("after", after))
         },
     }
-    (run / "summary.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
+    (run / "summary.json").write_text(json.dumps(summary, indent=2, allow_nan=False), encoding="utf-8")
     plot_run(run, before, after)
     console.print(f"run folder  {run}\nplot        {run / 'plot.png'}\ncheckpoint  {run / 'checkpoints'}")
 
@@ -172,6 +180,23 @@ def comparison_table(config: RunConfig, before: StoredEvaluation, after: StoredE
             )
         table.add_section()
     return table
+
+
+def _restored(row: dict[str, Any]) -> dict[str, Any]:
+    """A row's values from their JSON form: intervals are tuples, a mean over nothing is NaN."""
+    values = {
+        name: tuple(_restored_number(part) for part in value) for name, value in row.items() if type(value) is list
+    }
+    return {name: _restored_number(value) for name, value in row.items()} | values
+
+
+def _number(value: float) -> float | None:
+    """NaN, a mean over nothing, has no JSON form."""
+    return None if math.isnan(value) else value
+
+
+def _restored_number(value: Any) -> Any:
+    return math.nan if value is None else value
 
 
 def _mean(values: Sequence[float]) -> float:

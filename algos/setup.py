@@ -14,8 +14,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-import mempo_env  # noqa: F401 - registers the environments
-from mempo_env.errors import UserError, unknown_name
+from mempo_env.errors import UserError
 from mempo_env.records import Observation
 from mempo_env.tokens import TokenCounter
 
@@ -23,8 +22,9 @@ from ..agents.codec import ChatCodec
 from ..agents.contexts import get_context
 from ..agents.models import add_lora, load_model, make_codec
 from ..agents.policy import LoraPolicy
-from ..agents.rollout import EnvFactory
+from ..agents.rollout import EnvFactory, EnvPool
 from ..agents.tiny import build_tiny
+from ..envs.making import make_env
 from .config import RunConfig
 
 
@@ -40,16 +40,10 @@ def env_factory(
         counter: Counts memory tokens; a run passes its policy's tokenizer.
 
     Returns:
-        The factory.
-
-    Raises:
-        UserError: The environment id is unknown.
+        The factory; it raises ``UserError`` where the environment cannot be made (see ``make_env``).
     """
-    known = [name for name in gym.registry if name.startswith("MemPO")]
-    if ":" not in config.env and config.env not in gym.registry:
-        raise unknown_name("environment", config.env, known, "Or give package.module:EnvId-v0.")
     settings = dataclasses.asdict(config.env_args)
-    world = {name: settings.pop(name) for name in ("two_hop_share", "comparison_share", "distractors")}
+    world = {name: settings.pop(name) for name in ("two_hop_share", "comparison_share", "distractors", "score_step")}
     kwargs: dict[str, Any] = {
         "goals": goals,
         "split": split,
@@ -66,9 +60,31 @@ def env_factory(
         kwargs["memory"] = "optional"
 
     def make() -> gym.Env[Observation, str]:
-        return gym.make(config.env, disable_env_checker=True, **kwargs)
+        return make_env(config.env, **kwargs)
 
     return make
+
+
+def check_environments(config: RunConfig, *, training: bool = True) -> None:
+    """Makes every environment that a run will play in, and draws its longest task, so that nothing fails later.
+
+    Args:
+        config: The run.
+        training: Whether it will train, too, or only be evaluated.
+
+    Raises:
+        UserError: An environment cannot be made, or has too few questions for its longest task.
+    """
+    get_context(config.context)
+    warm = config.warm_start
+    longest = {}
+    if training:
+        longest["train"] = max(config.goals[-1], warm.goals[1] if warm.target != "none" else 0)
+    if config.eval.episodes or not training:
+        longest[config.eval.split] = max(config.eval.goals)
+    for split, goals in longest.items():
+        with EnvPool(env_factory(config, goals, split)) as pool:
+            pool.memory_env.reset(seed=0)
 
 
 def choose_device(name: str) -> str:
@@ -101,7 +117,7 @@ def load_base(config: RunConfig, run: Path | None = None) -> tuple[PreTrainedMod
         from ..envs.closed_world import closed_world_vocabulary
 
         model, tokenizer = build_tiny(config.seed, closed_world_vocabulary(), config.tiny)
-        return model.to(device), tokenizer  # type: ignore[arg-type]
+        return model.to(device), tokenizer
     return load_model(config.model, dtype=config.dtype, device=device)
 
 

@@ -95,15 +95,16 @@ class Trainer:
         Returns:
             The groups that were played and the metrics, among them the seconds of each part.
         """
-        started = time.perf_counter()
+        started, cut_before = time.perf_counter(), self.policy.truncated_prompts
         groups = self.collect(self.steps_done)
-        sampled = time.perf_counter()
+        sampled, cut = time.perf_counter(), self.policy.truncated_prompts - cut_before
         advantages = self.algorithm.advantages(groups, self.scorer)
         scored = time.perf_counter()
         metrics = rollout_metrics(groups) | advantages.metrics | self.updater.update(groups, advantages)
         if self.steps_done == 0:
             metrics |= self._sampler_moved(groups)
         metrics |= {
+            "rollout/cut_prompts": float(cut),
             "time/sampling_s": sampled - started,
             "time/scoring_s": scored - sampled,
             "time/update_s": time.perf_counter() - scored,
@@ -120,8 +121,8 @@ class Trainer:
         return as_groups(rollout(self.policy, self.envs, specs, seed=self.seed, step=step))
 
     def _sampler_moved(self, groups: Sequence[Group]) -> dict[str, float]:
-        """Whether the first update reached the weights that sample: mean change of the sampled tokens' log-probability."""
-        turns = [turn for group in groups for episode in group for turn in episode.turns if turn.has_ids][:8]
+        """Whether the first update reached the weights that sample: mean change of sampled tokens' log-probability."""
+        turns = [turn for group in groups for episode in group for turn in episode.turns if turn.logprobs][:8]
         with self.policy.evaluating():
             now = score_rows(
                 self.policy.model,
@@ -197,6 +198,7 @@ def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
         "rollout/output_tokens": per_episode(lambda e: float(e.n_output)),
         "rollout/prompt_tokens_per_turn": sum(turn.n_prompt for turn in turns) / len(turns),
         "rollout/format_errors": sum(kinds.values()) / len(turns),
+        "rollout/cut_outputs": sum(turn.info.get("stop_reason") == "length" for turn in turns) / len(turns),
         "memory/written": sum(turn.memory_written for turn in turns) / len(turns),
         "memory/truncated": sum(bool(turn.info.get("memory_truncated")) for turn in turns) / len(turns),
         "memory/distinct": _distinct_memories(groups),

@@ -94,7 +94,7 @@ class Updater:
         chunk_tokens: Output tokens whose logits live at one time; None: the plain path.
 
     Raises:
-        ValueError: The algorithm needs a reference policy, but the policy has no adapter: it would be its own reference.
+        ValueError: The algorithm needs a reference policy, and the policy has no adapter: it would be its own.
     """
 
     def __init__(
@@ -110,8 +110,8 @@ class Updater:
     ) -> None:
         if algorithm.needs_reference and not policy.adapters:
             raise ValueError(
-                f"{algorithm.name} needs a reference policy, and a policy without adapters has none; add an adapter, or "
-                "set beta to 0"
+                f"{algorithm.name} needs a reference policy, and a policy without adapters has none; add an adapter, "
+                "or set beta to 0"
             )
         self.policy = policy
         self.algorithm = algorithm
@@ -266,6 +266,8 @@ class _TokenMeans:
 
     def maximum(self, name: str, value: Tensor, mask: Tensor) -> None:
         """Keeps the largest masked value."""
+        if not bool(mask.any()):
+            return
         self.maxima[name] = max(self.maxima.get(name, 0.0), float((value * mask).max()))
 
     def means(self) -> dict[str, float]:

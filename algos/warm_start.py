@@ -1,8 +1,8 @@
 """The warm start: imitation of the scripted expert, then of one with a stated flaw.
 
 With ``target="all"`` it trains every weight of the base, and a fresh adapter is added afterwards (its reference is the
-base with the adapter off). With ``target="adapter"`` it trains the adapter that reinforcement learning goes on with, and
-a frozen copy of that adapter becomes the reference.
+base with the adapter off). With ``target="adapter"`` it trains the adapter that reinforcement learning goes on with,
+and a frozen copy of that adapter becomes the reference.
 
 Invariant: after the warm start KL(policy || reference) is 0.
 """
@@ -10,14 +10,18 @@ Invariant: after the warm start KL(policy || reference) is 0.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+
+from mempo_env.records import Episode
 
 from ..agents.codec import CodecTokenCounter
-from ..agents.expert import ExpertAgent, Flaws
+from ..agents.expert import ExpertAgent, Flaws, answers_from_memory
 from ..agents.policy import LoraPolicy
 from ..agents.rollout import EnvPool, EpisodeSpec, rollout
 from ..agents.scoring import TokenRow
 from .config import RunConfig, WarmStartConfig
 from .imitation import ImitationStep, demonstration_rows, imitate, imitation_batches
+from .memory_reward import AnswerScorer
 from .optim import Optimizer, trainable
 from .setup import env_factory
 from .trainer import task_seed
@@ -27,7 +31,7 @@ _IMITATION_STREAM = 1 << 20
 
 
 def demonstrator(
-    config: RunConfig, policy: LoraPolicy, envs: EnvPool, forget: float
+    config: RunConfig, policy: LoraPolicy, envs: EnvPool, forget: float, first_chunk: int = 0
 ) -> Callable[[int], list[TokenRow]]:
     """A function that gives the demonstrated rows of a chunk.
 
@@ -36,6 +40,7 @@ def demonstrator(
         policy: Whose codec and context strategy the rows are made with.
         envs: Where the expert plays.
         forget: Rate at which it forgets a note per rewrite.
+        first_chunk: Number of the first chunk; tasks are drawn by chunk.
 
     Returns:
         From the chunk's number to its rows.
@@ -48,14 +53,21 @@ def demonstrator(
         memory_counter=CodecTokenCounter(policy.codec),
     )
 
+    scorer = AnswerScorer(policy, envs.memory_env.instructions)
+
+    def recall(episode: Episode, index: int) -> TokenRow:
+        memory = episode.turns[index % len(episode.turns)].memory  # one turn of each episode, early and late ones alike
+        return scorer.recall_row(episode.task, memory, answers_from_memory(episode.task, memory))
+
     def rows(chunk: int) -> list[TokenRow]:
-        step = _IMITATION_STREAM + chunk
+        step = _IMITATION_STREAM + first_chunk + chunk
         specs = [
             EpisodeSpec(f"imitation/{forget}/{chunk}/{index}", 0, task_seed(config.seed, step, index))
             for index in range(settings.episodes_per_chunk)
         ]
         episodes = rollout(expert, envs, specs, seed=config.seed, step=step)
-        return demonstration_rows(episodes, policy, envs.memory_env.instructions)
+        recalled = [] if not settings.recall_rows else [recall(episode, i) for i, episode in enumerate(episodes)]
+        return demonstration_rows(episodes, policy, envs.memory_env.instructions) + recalled
 
     return rows
 
@@ -77,27 +89,33 @@ def warm_start(
         on_step: Called after each optimizer step.
     """
     settings = config.warm_start
-    total = settings.perfect_steps + settings.demonstrator_steps
-    optimizer = Optimizer(trainable(policy.model), settings.optim, total)
+    forget = settings.forget if forget_after else 0.0
+    low, high = settings.goals
+    short = min(settings.short_steps, settings.perfect_steps)
+    parts = (  # steps, goals, rate of forgetting
+        (short, (low, settings.short_goals), 0.0),
+        (settings.perfect_steps - short, (low, high), 0.0),
+        (settings.demonstrator_steps, (low, high), forget),
+    )
+    optimizer = Optimizer(trainable(policy.model), settings.optim, sum(steps for steps, _, _ in parts))
     done = 0
-    with EnvPool(env_factory(config, settings.goals, "train", CodecTokenCounter(policy.codec))) as envs:
-        for steps, forget in (
-            (settings.perfect_steps, 0.0),
-            (settings.demonstrator_steps, settings.forget if forget_after else 0.0),
-        ):
-            if not steps:
-                continue
-            offset = done
-            batches = imitation_batches(
-                demonstrator(config, policy, envs, forget), settings.tokens_per_step, config.seed + offset
-            )
+    for steps, goals, rate in parts:
+        if not steps:
+            continue
+        offset = done  # also sets the parts' tasks apart
+        with EnvPool(env_factory(config, goals, "train", CodecTokenCounter(policy.codec))) as envs:
+            rows = demonstrator(config, policy, envs, rate, first_chunk=offset)
             imitate(
                 policy,
                 optimizer,
-                batches,
+                imitation_batches(rows, settings.tokens_per_step, config.seed + offset),
                 steps,
                 # Several passes a step, each of similar lengths: little padding, at any mix of lengths.
                 micro_batch_tokens=min(config.train.micro_batch_tokens, settings.tokens_per_step // 3),
-                on_step=None if on_step is None else lambda s, record, o=offset: on_step(o + s, record),
+                on_step=None if on_step is None else partial(_shifted, on_step, offset),
             )
-            done += steps
+        done += steps
+
+
+def _shifted(on_step: Callable[[int, ImitationStep], None], offset: int, step: int, record: ImitationStep) -> None:
+    on_step(offset + step, record)

@@ -1,12 +1,15 @@
 """The command line: ``mempo train | eval | play | env``.
 
-Invariant: this file imports nothing heavy, so that ``mempo --help`` answers at once; a command's modules load when it
-runs. A ``UserError`` becomes one line and exit code 2.
+Invariants:
+    * this file imports nothing heavy, so that ``mempo --help`` answers at once; a command's modules load when it runs;
+    * a ``UserError`` is one line on standard error and exit code 2; Ctrl-C is one line and exit code 130; any other
+      exception is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -14,10 +17,16 @@ from mempo_env.errors import UserError, unknown_name
 
 COMMANDS = {
     "train": "Train a policy: warm start by imitation, then --algo mempo, grpo, or your own; or go on with a run.",
-    "eval": "Measure a trained run or the scripted expert at several numbers of goals.",
+    "eval": "Measure a trained run, or the scripted expert, at several numbers of goals.",
     "play": "Play an episode yourself, in the terminal.",
     "env": "Print versions and machine, for bug reports.",
 }
+EXAMPLES = (
+    "mempo train --preset tiny --algo mempo --out runs/first",
+    "mempo train --resume runs/first --steps 80",
+    "mempo eval runs/first --goals 2 4 6 8 10",
+    "mempo play --goals 2",
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -27,10 +36,26 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv: Arguments after ``mempo``; None takes the process's.
 
     Raises:
-        SystemExit: With code 2 after an error in the input.
+        SystemExit: With code 2 after an error in the input, 130 after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help"):
+    try:
+        _run(arguments)
+        sys.stdout.flush()
+    except UserError as error:
+        sys.stderr.write(f"mempo: error: {' '.join(str(error).split())}\n")
+        raise SystemExit(2) from None
+    except KeyboardInterrupt as stop:
+        sys.stderr.write(f"\nmempo: {stop or 'interrupted'}\n")
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        # The reader, such as `head`, has had enough. What is still in the buffer must not raise again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+
+
+def _run(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
         sys.stdout.write(usage())
         return
     if arguments[0] == "--version":
@@ -38,22 +63,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         sys.stdout.write(versions()["mempo-env"] + "\n")
         return
-    command, rest = arguments[0], arguments[1:]
-    try:
-        if command not in COMMANDS:
-            raise unknown_name("command", command, COMMANDS)
-        importlib.import_module(f"mempo_env.cli.{command}").run(rest)
-    except UserError as error:
-        sys.stderr.write(f"mempo: error: {error}\n")
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        sys.stderr.write("mempo: interrupted\n")
-        raise SystemExit(130) from None
+    command = arguments[0]
+    if command not in COMMANDS:
+        raise unknown_name("command", command, COMMANDS, "mempo --help says what they do.")
+    importlib.import_module(f"mempo_env.cli.{command}").run(arguments[1:])
 
 
 def usage() -> str:
     """What ``mempo --help`` prints."""
     lines = ["usage: mempo COMMAND [flags]", "", "Language agents that manage their own memory.", "", "commands:"]
     lines += [f"  {name:6} {purpose}" for name, purpose in COMMANDS.items()]
-    lines += ["", "mempo COMMAND --help lists a command's flags."]
+    lines += ["", "examples:", *(f"  {example}" for example in EXAMPLES)]
+    lines += ["", "mempo COMMAND --help lists a command's flags; mempo --version prints the version."]
     return "\n".join(lines) + "\n"

@@ -5,6 +5,7 @@ Invariant: works with the base dependencies alone.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from mempo_env.errors import UserError
@@ -17,9 +18,7 @@ def run(argv: Sequence[str]) -> None:
         UserError: An argument was given.
     """
     if argv and argv[0] in ("-h", "--help"):
-        from rich.console import Console
-
-        Console().print("usage: mempo env\n\nPrints versions and machine, for bug reports.")
+        sys.stdout.write("usage: mempo env\n\nPrint versions and machine, for bug reports.\n")
         return
     if argv:
         raise UserError(f"mempo env takes no arguments, not {' '.join(argv)}")

@@ -1,13 +1,18 @@
 """``mempo play``: a person plays an episode in the terminal, under the rules that the policy plays by.
 
-Invariant: needs no torch; what is shown is the observation a policy would be given.
+Invariants:
+    * needs no torch; what is shown is the observation a policy would be given;
+    * gold answers are shown after the episode has ended, never before.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
+
+from mempo_env.cli.flags import parse_flags
+from mempo_env.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -16,10 +21,10 @@ class PlayFlags:
 
     Attributes:
         env: Environment id.
-        goals: Goals of the task.
+        goals: Goals of the task, 1 to 16.
         dataset: ``closed-world`` or ``qa``.
         data: Data folders for ``qa``.
-        budget: Named budget.
+        budget: Named budget: ``brief`` or ``paper``.
         split: Split of the tasks.
         seed: Seed of the task.
     """
@@ -32,18 +37,28 @@ class PlayFlags:
     split: str = "train"
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise UserError(f"seed={self.seed} must be at least 0")
+
 
 def run(argv: Sequence[str]) -> None:
-    """Plays one episode and shows the scores."""
-    import tyro
-    from rich.console import Console
+    """Plays one episode and shows the scores.
 
-    flags = tyro.cli(
-        Annotated[PlayFlags, tyro.conf.arg(name="")],
-        args=list(argv),
-        prog="mempo play",
+    Args:
+        argv: Flags.
+
+    Raises:
+        UserError: A flag, or what it names, cannot be used.
+    """
+    flags = parse_flags(
+        PlayFlags,
+        argv,
+        command="mempo play",
         description="Play an episode yourself: only what you write into your memory is shown to you again.",
     )
+    from rich.console import Console
+
     play(flags, Console())
 
 
@@ -53,38 +68,32 @@ def play(flags: PlayFlags, console: Any) -> None:
     Args:
         flags: What to play.
         console: A rich console, for input and output.
+
+    Raises:
+        UserError: The environment cannot be made.
     """
-    import gymnasium as gym
-
-    import mempo_env
-    from mempo_env.agents.rollout import EpisodeSpec, rollout
+    from mempo_env.actions import Answer
+    from mempo_env.agents.rollout import EnvPool, EpisodeSpec, rollout
     from mempo_env.agents.scripted import PersonAgent, PersonLeft
-    from mempo_env.errors import unknown_name
+    from mempo_env.envs.making import make_env
 
-    mempo_env.register_envs()
-    if ":" not in flags.env and flags.env not in gym.registry:
-        raise unknown_name("environment", flags.env, [name for name in gym.registry if name.startswith("MemPO")])
-
-    def make() -> gym.Env[Any, Any]:
-        return gym.make(
-            flags.env,
-            goals=flags.goals,
-            dataset=flags.dataset,
-            data=list(flags.data) or None,
-            budget=flags.budget,
-            split=flags.split,
-        )
+    settings = {name: getattr(flags, name) for name in ("goals", "dataset", "budget", "split")}
 
     def show(text: str) -> None:
         console.print(text, markup=False, highlight=False)
 
     person = PersonAgent(lambda prompt: str(console.input(prompt)), show)
-    try:
-        episode = rollout(person, make, [EpisodeSpec("play", 0, flags.seed)], seed=flags.seed, step=0)[0]
-    except PersonLeft:
-        show("left")
-        return
-    for goal in episode.task.goals:
-        show(f"{goal.question}  {goal.answers[0]}")
-    ended = "answered" if episode.terminated else "ran out of turns"
+    with EnvPool(lambda: make_env(flags.env, data=list(flags.data) or None, **settings)) as envs:
+        try:
+            episode = rollout(person, envs, [EpisodeSpec("play", 0, flags.seed)], seed=flags.seed, step=0)[0]
+        except PersonLeft:
+            show("\nleft before the end")
+            return
+    action = episode.turns[-1].action
+    given = action.answers if isinstance(action, Answer) else ()
+    show("")
+    for index, goal in enumerate(episode.task.goals):
+        yours = given[index] if index < len(given) else "-"
+        show(f"{goal.question}  gold: {goal.answers[0]}  yours: {yours}")
+    ended = "answered" if episode.terminated else episode.error or "ran out of turns"
     show(f"{ended}: EM {episode.scores['em']:.2f}, F1 {episode.scores['f1']:.2f}, {len(episode.turns)} turns")

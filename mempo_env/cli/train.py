@@ -1,17 +1,36 @@
 """``mempo train``: a job from a preset, changed by flags, with the flags of the chosen algorithm appended.
 
-Invariant: the parser is built from the config dataclasses, so that help and configuration cannot differ.
+Invariants:
+    * the parser is built from the config dataclasses, so that help and configuration cannot differ;
+    * help, and what is wrong with a flag, come without importing torch.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from mempo_env.cli.flags import peek
+from mempo_env.cli.flags import parse_flags, peek
 from mempo_env.errors import UserError
+
+
+@dataclass(frozen=True)
+class ResumeFlags:
+    """Flags of ``mempo train --resume RUN``; all else is the run's own.
+
+    Attributes:
+        resume: Run folder.
+        steps: Steps in all, those that are done included; by default as the run was configured.
+        algo: The run's algorithm, to be sure; another one is refused.
+    """
+
+    resume: str
+    steps: int | None = None
+    algo: str | None = None
 
 
 def run(argv: Sequence[str]) -> None:
@@ -21,15 +40,22 @@ def run(argv: Sequence[str]) -> None:
         argv: Flags.
 
     Raises:
-        UserError: A flag or what it names cannot be used.
+        UserError: A flag, or what it names, cannot be used.
     """
+    wants_help = "-h" in argv or "--help" in argv
+    if peek(argv, "--resume") is not None and not wants_help:
+        flags = _parse_resume(argv)
+        require_train_extra()
+        from rich.console import Console
+
+        from mempo_env.algos.job import resume_run
+
+        resume_run(Path(flags.resume), Console(), steps=flags.steps, algo=flags.algo)
+        return
+    config, algorithm_config = parse(argv)
     require_train_extra()
     from rich.console import Console
 
-    if (resume := peek(argv, "--resume")) is not None:
-        _resume(argv, resume, Console())
-        return
-    config, algorithm_config = parse(argv)
     from mempo_env.algos.job import start_run
 
     start_run(config, algorithm_config, Console())
@@ -45,61 +71,64 @@ def parse(argv: Sequence[str]) -> tuple[Any, Any]:
         ``RunConfig`` and the algorithm's config.
 
     Raises:
-        UserError: Preset or algorithm are unknown.
-        SystemExit: Help was asked for, or a flag is wrong (code 2).
+        UserError: Preset or algorithm are unknown, or a flag is wrong.
+        SystemExit: Help was asked for (code 0).
     """
     import tyro
 
-    from mempo_env.algos import ALGORITHMS
+    from mempo_env.algos import algorithm_settings
     from mempo_env.algos.config import RunConfig
     from mempo_env.algos.presets import get_preset
 
     preset = get_preset(peek(argv, "--preset") or "tiny")
     preset = dataclasses.replace(preset, algo=peek(argv, "--algo") or preset.algo)
-    algorithm = ALGORITHMS.get(preset.algo)
-    group = algorithm.name
+    group, settings = algorithm_settings(preset.algo)
     shape = dataclasses.make_dataclass(
         "TrainFlags",
         [
             ("run", Annotated[RunConfig, tyro.conf.arg(name="")]),
-            ("algorithm", Annotated[algorithm.config_class, tyro.conf.arg(name=group)]),  # type: ignore[name-defined]
+            ("algorithm", Annotated[settings, tyro.conf.arg(name=group)]),
         ],
     )
-    flags = tyro.cli(
+    flags: Any = parse_flags(
         shape,
-        args=list(argv),
-        default=shape(run=preset, algorithm=algorithm.config_class()),
-        prog="mempo train",
-        description=f"Train a policy. Defaults are those of --preset {preset.preset}; the flags --{group}.* belong to "
-        f"--algo {preset.algo}. To go on with a run: mempo train --resume RUN [--steps N].",
+        argv,
+        command="mempo train"
+        + "".join(f" {flag} {name}" for flag in ("--preset", "--algo") if (name := peek(argv, flag))),
+        description=f"Train a policy. The defaults are those of --preset {preset.preset}.\n\n"
+        f"The flags --{group}.* belong to --algo {preset.algo}; another algorithm brings its own.\n\n"
+        "To go on with a run: mempo train --resume RUN [--steps N]",
+        default=shape(run=preset, algorithm=settings()),
     )
+    if flags.run.dataset == "closed-world" and any(flag.partition("=")[0] == "--data" for flag in argv):
+        raise UserError("the closed-world dataset is generated and takes no --data; drop it, or give --dataset qa")
     return flags.run, flags.algorithm
 
 
 def require_train_extra() -> None:
-    """Checks that torch, transformers and peft are installed.
+    """Checks that torch, transformers and peft are installed, and silences what their users cannot mend.
 
     Raises:
         UserError: One is missing.
     """
-    import importlib.util
+    import warnings
 
     missing = [name for name in ("torch", "transformers", "peft") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"{', '.join(missing)} not installed: pip install 'mempo-env[train]'")
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)  # peft asks for it
 
 
-def _resume(argv: Sequence[str], run: str, console: Any) -> None:
-    known = {"--resume", "--steps", "--algo"}
+def _parse_resume(argv: Sequence[str]) -> ResumeFlags:
     given = {argument.partition("=")[0] for argument in argv if argument.startswith("--")}
-    if given - known:
+    if other := sorted(given - {"--resume", "--steps", "--algo"}):
         raise UserError(
             f"--resume goes on with the run's own configuration; only --steps and --algo go with it, not "
-            f"{', '.join(sorted(given - known))}"
+            f"{', '.join(other)}"
         )
-    steps = peek(argv, "--steps")
-    if steps is not None and not steps.isdigit():
-        raise UserError(f"--steps {steps}: give a whole number")
-    from mempo_env.algos.job import resume_run
-
-    resume_run(Path(run), console, steps=None if steps is None else int(steps), algo=peek(argv, "--algo"))
+    flags = parse_flags(
+        ResumeFlags, argv, command="mempo train", description="Go on with a run from its newest checkpoint."
+    )
+    if flags.steps is not None and flags.steps < 0:
+        raise UserError(f"steps={flags.steps} must be at least 0")
+    return flags

