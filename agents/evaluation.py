@@ -116,14 +116,14 @@ def report_table(reports: Sequence[EvaluationReport], title: str = "Evaluation")
     labels = {name: [getattr(row, name) for row in rows] for name in ("agent", "context", "budget")}
     differing = [name for name, values in labels.items() if len(set(values)) > 1]
     same = [f"{name} {values[0]}" for name, values in labels.items() if len(set(values)) == 1 and values[0]]
-    about = "F1, EM, success in %, intervals 95 %; TT, PT in tokens, means over episodes"
+    about = "F1, EM, success in %, intervals 95 %; TT, PT in tokens, means over n episodes"
     table = Table(title=title, caption="\n".join([", ".join(same), about] if same else [about]), box=box.SIMPLE_HEAD)
     table.padding, table.collapse_padding, table.pad_edge = (0, 1), True, False
     table.add_column("goals", justify="right")
     for name in differing:
         table.add_column(name)
-    for name in ("F1", "EM", "success", "TT", "PT", "turns", "calls", "format\nerrors", "episodes"):
-        table.add_column(name, justify="right")
+    for name in ("F1", "EM", "success", "TT", "PT", "turns", "calls", "format\nerrors", "n"):
+        table.add_column(name, justify="right", min_width=11 if name in ("F1", "EM") else None)
     for row in rows:
         table.add_row(
             str(row.goals),

@@ -16,6 +16,7 @@ import logging
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -153,7 +154,9 @@ def add_lora(
         target_modules=lora_targets(model, settings),
         task_type="CAUSAL_LM",
     )
-    with seeded(seed, model.device):
+    with seeded(seed, model.device), warnings.catch_warnings():
+        # peft asks transformers by a name that is on its way out; nothing a user could mend.
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
         wrapped = get_peft_model(model, config, adapter_name=name)
     return wrapped.eval()
 

@@ -64,11 +64,12 @@ class ThreadPoolVectorEnv(SyncVectorEnv[Any, Any]):
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         """Resets the environments side by side; arguments as for ``SyncVectorEnv.reset``."""
-        if (options and "reset_mask" in options) or (isinstance(seed, list) and len(seed) != self.num_envs):
+        if isinstance(seed, int) or seed is None:
+            seeds: list[int | None] = [None if seed is None else seed + slot for slot in range(self.num_envs)]
+        else:
+            seeds = seed
+        if (options and "reset_mask" in options) or not isinstance(seeds, list) or len(seeds) != self.num_envs:
             return super().reset(seed=seed, options=options)  # a few environments only, or Gymnasium's own complaint
-        seeds: list[int | None] = seed if isinstance(seed, list) else [None] * self.num_envs
-        if isinstance(seed, int):
-            seeds = [seed + slot for slot in range(self.num_envs)]
         futures = [
             self._executor.submit(env.reset, seed=own, options=options)
             for env, own in zip(self.envs, seeds, strict=True)

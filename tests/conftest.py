@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from mempo_env.envs.retrieval import CACHE_VARIABLE
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does; must stand before torch is loaded
 
 
 @pytest.fixture(scope="session")

@@ -9,11 +9,14 @@ Invariants:
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import io
 import itertools
 import re
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -26,7 +29,6 @@ _RULE = re.compile(r"^[ │|╰╯─-]*$")
 """A line across a box, in either of tyro's two drawings."""
 _DROPPED = re.compile(r"``| \(default: (None|'')?\)")
 """Markup of the docstrings, and defaults that say nothing."""
-_BORDER = re.compile(r"((?:\x1b\[[0-9;]*m)*│(?:\x1b\[[0-9;]*m)*)$")
 
 
 def peek(argv: Sequence[str], flag: str) -> str | None:
@@ -69,7 +71,7 @@ def parse_flags(shape: type[T], argv: Sequence[str], *, command: str, descriptio
     import tyro
 
     more: dict[str, Any] = {} if default is None else {"default": default}
-    shown = _Capture(sys.stdout.isatty(), sys.stdout.encoding or "ascii")
+    shown = _Capture(sys.stdout.isatty(), codecs.lookup(sys.stdout.encoding or "ascii").name)
     complaint = _Capture(False, "utf-8")
     try:
         with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(complaint):
@@ -99,13 +101,15 @@ class _Capture(io.StringIO):
 
 
 def _tidy(line: str) -> str:
-    """A line of help without the docstring's markup; the frame's right border stays where it was.
+    """A line of help without the docstring's markup, its frames as straight as before; one without frames is wrapped.
 
     >>> _tidy("│ ``auto`` or ``cpu``. (default: auto) │")
     '│ auto or cpu. (default: auto)         │'
     """
-    short = _DROPPED.sub("", line)
-    return _BORDER.sub(" " * (len(line) - len(short)) + r"\1", short)
+    *framed, last = line.split("│")  # in a wide terminal two boxes stand side by side
+    if not framed:
+        return "\n".join(textwrap.wrap(last, shutil.get_terminal_size().columns))
+    return "│".join([_DROPPED.sub("", part).ljust(len(part)) for part in framed] + [last])
 
 
 def _one_line(box: str, command: str) -> str:

@@ -96,6 +96,20 @@ def test_an_error_in_one_environment_is_raised_and_the_others_stay_usable() -> N
         ThreadPoolVectorEnv(0)
 
 
+@pytest.mark.parametrize("seed", [(3, 4, 5), np.int64(3), np.array([3, 4, 5]), [3, 4]])
+def test_a_seed_of_another_type_is_as_in_gymnasium_and_never_ignored(seed: Any) -> None:
+    def first(mode: str | None) -> Any:
+        env = gym.make_vec(ID, N, vectorization_mode=mode, **SETTINGS)  # type: ignore[arg-type]
+        try:
+            return env.reset(seed=seed)[0]["task"]
+        except Exception as problem:
+            return type(problem)
+        finally:
+            env.close()
+
+    assert first(None) == first("sync")
+
+
 def test_text_observation() -> None:
     single = gym.make(ID, goals=2)
     observation, _ = single.reset(seed=4)

@@ -1,0 +1,509 @@
+"""The update against plain PyTorch: full logits, loops over tokens, one sum."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mempo_env.agents.policy import LoraPolicy
+from mempo_env.agents.rollout import as_groups, group_specs, rollout
+from mempo_env.agents.scoring import causal_lm
+from mempo_env.algos.algorithm_config import GRPOConfig
+from mempo_env.algos.base import Advantages, TokenBatch, TurnKey
+from mempo_env.algos.config import OptimConfig
+from mempo_env.algos.grpo import GRPO
+from mempo_env.algos.mempo import MemPO
+from mempo_env.algos.optim import Optimizer, trainable
+from mempo_env.algos.update import Updater, training_rows
+from mempo_env.records import Group
+
+Gradients = dict[str, Tensor]
+BIG = 1_000_000
+FREE = OptimConfig(lr=1e-9, max_grad_norm=1e9)
+"""Steps so small that they change no gradient, and no clipping: what is left in ``.grad`` is the gradient itself."""
+
+
+def randomise(policy: LoraPolicy, seed: int = 1, scale: float = 0.05, adapter: str = "policy") -> LoraPolicy:
+    """Gives an adapter weights under which it does something."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in (p for name, p in policy.model.named_parameters() if f".{adapter}." in name):
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * scale)
+    return policy
+
+
+def run(policy: LoraPolicy, algorithm: Any, groups: Sequence[Group], advantages: Advantages, **settings: Any) -> Any:
+    """One update; returns its metrics."""
+    optimizer = Optimizer(trainable(policy.model), settings.pop("optim", FREE), 100)
+    return Updater(policy, algorithm, optimizer, **({"micro_batch_tokens": BIG} | settings)).update(groups, advantages)
+
+
+def gradients(policy: LoraPolicy) -> Gradients:
+    found = {name: p.grad.clone() for name, p in trainable(policy.model) if p.grad is not None}
+    assert found
+    return found
+
+
+def largest_difference(one: Gradients, two: Gradients) -> float:
+    """Relative to the largest entry."""
+    assert one.keys() == two.keys()
+    scale = max(float(value.abs().max()) for value in one.values())
+    assert scale > 0
+    return max(float((one[name] - two[name]).abs().max()) for name in one) / scale
+
+
+def plain_logprobs(policy: LoraPolicy, prompt: Sequence[int], output: Sequence[int]) -> list[Tensor]:
+    """log pi of each output token, from the logits of the whole sequence."""
+    logits = policy.model(input_ids=torch.tensor([[*prompt, *output]])).logits[0]  # (T, V)
+    table = (logits.float() / policy.temperature).log_softmax(-1)
+    return [table[len(prompt) - 1 + n, token] for n, token in enumerate(output)]
+
+
+def plain_loss(
+    policy: LoraPolicy,
+    groups: Sequence[Group],
+    tokens: dict[TurnKey, Tensor],
+    config: GRPOConfig,
+    old: dict[TurnKey, list[float]] | None = None,
+    reference: str | None = None,
+) -> Tensor:
+    """The objective of method.md 5, negated, as it is written there: episode by episode, token by token."""
+    episodes = []
+    for g, group in enumerate(groups):
+        for i, episode in enumerate(group):
+            if episode.error is not None:
+                continue
+            terms, size = [], 0
+            for t, turn in enumerate(episode.turns):
+                size += len(turn.output_ids)
+                with torch.no_grad(), policy.use_adapter(reference):
+                    anchor = [x.item() for x in plain_logprobs(policy, turn.prompt_ids, turn.output_ids)]
+                now = plain_logprobs(policy, turn.prompt_ids, turn.output_ids)
+                for n, logprob in enumerate(now):
+                    before = logprob.item() if old is None else old[g, i, t][n]
+                    ratio = (logprob - before).exp()
+                    advantage = tokens[g, i, t][n]
+                    kl = (anchor[n] - logprob).exp() - (anchor[n] - logprob) - 1
+                    bounded = min(max(ratio.item(), 1 - config.clip_low), 1 + config.clip_high)
+                    surrogate = torch.minimum(
+                        ratio * advantage, ratio.clamp(1 - config.clip_low, 1 + config.clip_high) * advantage
+                    )
+                    assert surrogate.item() == pytest.approx(
+                        min(ratio.item() * advantage.item(), bounded * advantage.item()), abs=1e-5
+                    )
+                    terms.append(surrogate - config.beta * kl)
+            episodes.append(torch.stack(terms).sum() / size)
+    return -torch.stack(episodes).mean()
+
+
+def plain_gradients(policy: LoraPolicy, loss: Tensor) -> Gradients:
+    policy.model.zero_grad()
+    loss.backward()
+    return gradients(policy)
+
+
+# Against plain PyTorch --------------------------------------------------------------------------------------------
+
+
+def test_gradient_of_one_update(make_policy: Any, shared_groups: Any, fake_scorer: Any) -> None:
+    """MemPO's advantages, a KL weight large enough to matter, an episode with a fault."""
+    config = dataclasses.replace(MemPO().config, beta=0.3)
+    algorithm = MemPO(config)
+    groups = [(*shared_groups[0][:3], shared_groups[0][3].replace(error="down")), *shared_groups[1:]]
+    policy = randomise(make_policy())
+    advantages = algorithm.advantages(groups, fake_scorer())
+    metrics = run(policy, algorithm, groups, advantages)
+    ours = gradients(policy)
+    theirs = plain_gradients(policy, plain_loss(policy, groups, advantages.tokens, config))
+    assert largest_difference(theirs, ours) < 1e-5
+    assert metrics["train/grad_norm"] == pytest.approx(
+        sum(float((g**2).sum()) for g in theirs.values()) ** 0.5, rel=1e-5
+    )
+    assert metrics["train/kl"] > 1e-4
+    policy_gradient = plain_gradients(
+        policy, plain_loss(policy, groups, advantages.tokens, dataclasses.replace(config, beta=0.0))
+    )
+    assert largest_difference(theirs, policy_gradient) > 1e-2, "the KL term must be visible, or nothing was compared"
+
+
+def test_parameters_after_several_epochs_and_minibatches(
+    make_policy: Any, shared_groups: Any, fake_scorer: Any
+) -> None:
+    """Large steps, so that ratios leave the clip range: old log-probs stay those from before the first step."""
+    config = GRPOConfig(beta=0.05, clip_low=0.1, clip_high=0.15)
+    optim = OptimConfig(lr=5e-3, max_grad_norm=1.0)
+    groups = [group for group in shared_groups if len({episode.episode_return for episode in group}) > 1][:2]
+    tokens = GRPO(config).advantages(groups, fake_scorer()).tokens
+
+    policy = randomise(make_policy())
+    metrics = run(policy, GRPO(config), groups, Advantages(tokens), optim=optim, epochs=2, minibatches=2)
+    assert metrics["train/optimizer_steps"] == 4
+    assert metrics["train/clip_share"] > 0.01
+
+    other = randomise(make_policy())
+    twin = torch.optim.AdamW(other.trainable_parameters(), lr=5e-3, weight_decay=0.0)
+    with torch.no_grad():
+        old = {
+            (g, i, t): [x.item() for x in plain_logprobs(other, turn.prompt_ids, turn.output_ids)]
+            for g, group in enumerate(groups)
+            for i, episode in enumerate(group)
+            for t, turn in enumerate(episode.turns)
+        }
+    for _ in range(2):
+        for g, group in enumerate(groups):
+            part = {(0, i, t): value for (gg, i, t), value in tokens.items() if gg == g}
+            part_old = {(0, i, t): value for (gg, i, t), value in old.items() if gg == g}
+            twin.zero_grad()
+            plain_loss(other, [group], part, config, part_old).backward()
+            nn.utils.clip_grad_norm_(other.trainable_parameters(), 1.0)
+            twin.step()
+    start = randomise(make_policy())
+    for (name, ours), (_, theirs), (_, before) in zip(
+        trainable(policy.model), trainable(other.model), trainable(start.model), strict=True
+    ):
+        # Adam divides by the root of a squared gradient: where that is near 0 it magnifies rounding.
+        assert float((ours - theirs).detach().abs().max()) < 5e-4, name
+        assert float((ours - theirs).detach().abs().mean()) < 1e-5, name
+        assert float((ours - before).detach().abs().mean()) > 1e-3, name
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"micro_batch_tokens": 1}, {"micro_batch_tokens": 300}, {"chunk_tokens": None}, {"chunk_tokens": 7}],
+    ids=str,
+)
+def test_no_split_changes_the_gradient(
+    settings: dict[str, Any], make_policy: Any, shared_groups: Any, fake_scorer: Any
+) -> None:
+    algorithm = MemPO(dataclasses.replace(MemPO().config, beta=0.1))
+    advantages = algorithm.advantages(shared_groups, fake_scorer())
+    whole = randomise(make_policy())
+    run(whole, algorithm, shared_groups, advantages, chunk_tokens=BIG)
+    cut = randomise(make_policy())
+    run(cut, algorithm, shared_groups, advantages, **settings)
+    assert largest_difference(gradients(whole), gradients(cut)) < 1e-5
+
+
+class Everything(GRPO):
+    """GRPO that trains on every turn, whether or not it has an advantage."""
+
+    needs_all_turns = True
+
+
+def test_rows_without_advantage_can_be_skipped(make_policy: Any, shared_groups: Any, fake_scorer: Any) -> None:
+    flat = tuple(episode.replace(turns=_with_reward(episode.turns, 0.0)) for episode in shared_groups[1])
+    groups = [shared_groups[0], flat, shared_groups[2]]
+    results = {}
+    for algorithm in (GRPO(GRPOConfig(beta=0.0)), Everything(GRPOConfig(beta=0.0))):
+        policy = randomise(make_policy())
+        metrics = run(policy, algorithm, groups, algorithm.advantages(groups, fake_scorer()), micro_batch_tokens=500)
+        results[type(algorithm)] = gradients(policy), metrics
+    assert largest_difference(results[GRPO][0], results[Everything][0]) < 1e-5
+    rows = sum(len(episode.turns) for group in groups for episode in group)
+    skipped = results[GRPO][1]["train/rows_without_gradient"]
+    assert skipped >= sum(len(episode.turns) for episode in flat)
+    assert results[GRPO][1]["train/rows"] + skipped == rows
+    assert results[Everything][1]["train/rows"] == rows
+
+
+def _with_reward(turns: Any, reward: float) -> Any:
+    return tuple(dataclasses.replace(turn, reward=reward) for turn in turns)
+
+
+def test_nothing_to_learn_takes_no_step_and_is_counted(make_policy: Any, shared_groups: Any, fake_scorer: Any) -> None:
+    group = tuple(episode.replace(turns=_with_reward(episode.turns, 0.0)) for episode in shared_groups[0])
+    algorithm = GRPO(GRPOConfig(beta=0.0))
+    policy = make_policy()
+    metrics = run(policy, algorithm, [group], algorithm.advantages([group], fake_scorer()))
+    assert metrics["train/minibatches_without_gradient"] == 1
+    assert metrics["train/optimizer_steps"] == 0
+    assert policy.weights_version == 0
+    assert "train/ratio" not in metrics
+
+
+def test_an_error_is_as_if_it_had_not_been_played(make_policy: Any, shared_groups: Any, fake_scorer: Any) -> None:
+    group = shared_groups[0]
+    found = []
+    for groups in ([(*group[:3], group[3].replace(error="down"))], [group[:3]]):
+        policy, algorithm = randomise(make_policy()), GRPO()
+        run(policy, algorithm, groups, algorithm.advantages(groups, fake_scorer()))
+        found.append(gradients(policy))
+    assert largest_difference(*found) < 1e-6
+
+
+# Steps and rows ---------------------------------------------------------------------------------------------------
+
+
+class Spy(GRPO):
+    """Records the keys, old log-probs and advantages of every micro-batch, and the gradient of each log-prob."""
+
+    def __init__(self, config: GRPOConfig | None = None) -> None:
+        super().__init__(config)
+        self.keys: list[list[TurnKey]] = []
+        self.batches: list[TokenBatch] = []
+        self.logprob_gradients: list[Tensor] = []
+
+    def token_loss(self, batch: TokenBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        self.batches.append(batch)
+        batch.logprobs.register_hook(self.logprob_gradients.append)
+        return super().token_loss(batch)
+
+    def critic_loss(self, policy: LoraPolicy, batch: TokenBatch, keys: Sequence[TurnKey]) -> None:
+        assert not batch.logprobs.requires_grad
+        self.keys.append(list(keys))
+
+
+def test_minibatches_are_cut_by_groups(make_policy: Any, shared_groups: Any, fake_scorer: Any) -> None:
+    steps = {}
+    for copies in (1, 2):
+        groups = [tuple(episode.replace(turns=episode.turns * copies) for episode in group) for group in shared_groups]
+        spy = Spy()
+        policy = make_policy()
+        metrics = run(policy, spy, groups, spy.advantages(groups, fake_scorer()), epochs=2, minibatches=3)
+        steps[copies] = metrics["train/optimizer_steps"]
+        assert [{key[0] for key in keys} for keys in spy.keys] == [{0}, {1}, {2}] * 2
+        assert policy.weights_version == 6
+    assert steps == {1: 6, 2: 6}
+
+
+def test_more_minibatches_than_one_cover_every_group_once(
+    make_policy: Any, shared_groups: Any, fake_scorer: Any
+) -> None:
+    spy = Spy()
+    run(make_policy(), spy, shared_groups, spy.advantages(shared_groups, fake_scorer()), minibatches=2)
+    seen = sorted(key for keys in spy.keys for key in keys)
+    assert seen == sorted(spy.advantages(shared_groups, fake_scorer()).tokens)
+
+
+@pytest.mark.parametrize("frozen_copy", [False, True], ids=["adapter off", "frozen copy"])
+@pytest.mark.parametrize("several", [False, True], ids=["one step", "two epochs"])
+def test_ratio_is_one_and_kl_zero_at_step_0(
+    frozen_copy: bool, several: bool, make_policy: Any, shared_groups: Any, fake_scorer: Any
+) -> None:
+    policy = make_policy()
+    if frozen_copy:
+        randomise(policy).add_frozen_copy()
+    spy = Spy()
+    run(
+        policy,
+        spy,
+        shared_groups,
+        spy.advantages(shared_groups, fake_scorer()),
+        micro_batch_tokens=BIG if several else 800,
+        epochs=1 + several,
+    )
+    first = spy.batches if not several else spy.batches[:1]
+    assert len(first) > 1 or several
+    for batch in first:
+        assert batch.reference_logprobs is not None
+        assert torch.equal(batch.logprobs, batch.old_logprobs)
+        assert torch.equal(batch.logprobs.detach(), batch.reference_logprobs)
+        assert bool((batch.logprobs[batch.rows.mask] < 0).all())
+
+
+def test_self_check_numbers_are_exact(make_policy: Any, shared_groups: Any, fake_scorer: Any) -> None:
+    algorithm = GRPO()
+    metrics = run(make_policy(), algorithm, shared_groups, algorithm.advantages(shared_groups, fake_scorer()))
+    assert metrics["train/ratio"] == 1.0
+    assert metrics["train/kl"] == 0.0
+    assert metrics["train/clip_share"] == 0.0
+
+
+def test_old_logprobs_are_computed_once(make_policy: Any, shared_groups: Any, fake_scorer: Any) -> None:
+    spy = Spy()
+    policy = make_policy()
+    run(policy, spy, shared_groups, spy.advantages(shared_groups, fake_scorer()), epochs=3, optim=OptimConfig(lr=1e-2))
+    first, second, third = spy.batches
+    assert torch.equal(first.old_logprobs, second.old_logprobs)
+    assert torch.equal(first.old_logprobs, third.old_logprobs)
+    assert not torch.allclose(second.logprobs, second.old_logprobs, atol=1e-4)
+    # The gap to the sampler is that of the weights that sampled, not of those that have moved on.
+    metrics = run(
+        make_policy(), spy, shared_groups, spy.advantages(shared_groups, fake_scorer()), epochs=3,
+        optim=OptimConfig(lr=1e-2),
+    )  # fmt: skip
+    assert metrics["train/sampler_mismatch_max"] < 1e-4
+
+
+def test_every_turn_of_an_episode_with_advantage_has_a_gradient(
+    make_policy: Any, shared_groups: Any, fake_scorer: Any
+) -> None:
+    spy = Spy(GRPOConfig(beta=0.0))
+    advantages = spy.advantages(shared_groups, fake_scorer())
+    run(make_policy(), spy, shared_groups, advantages, micro_batch_tokens=600)
+    reached = {
+        key: gradient[row, : len(advantages.tokens[key])]
+        for keys, gradient in zip(spy.keys, spy.logprob_gradients, strict=True)
+        for row, key in enumerate(keys)
+    }
+    expected = [key for key, value in advantages.tokens.items() if value.any()]
+    assert len({key[2] for key in expected}) > 1, "there must be later turns"
+    valid = sum(map(len, shared_groups))
+    for key in expected:
+        g, i, _ = key
+        weight = 1 / (shared_groups[g][i].n_output * valid)
+        assert torch.allclose(reached[key], -advantages.tokens[key] * weight, rtol=1e-5)
+    assert reached.keys() == set(expected)
+
+
+def test_sampler_and_trainer_agree(make_policy: Any, env_factory: Any, fake_scorer: Any) -> None:
+    """Rows of different prompts sampled side by side, on a padded cache, against one pass without a cache."""
+    policy = randomise(make_policy(max_new_tokens=24), scale=0.2)
+    groups = as_groups(rollout(policy, env_factory(policy), group_specs(range(3), 3), seed=0, step=0))
+    algorithm = Everything()
+    metrics = run(policy, algorithm, groups, algorithm.advantages(groups, fake_scorer()))
+    assert 0 < metrics["train/sampler_mismatch"] <= metrics["train/sampler_mismatch_max"] < 1e-4
+
+
+def test_a_sampler_that_records_no_logprobs_leaves_the_gap_out(
+    make_policy: Any, shared_groups: Any, fake_scorer: Any
+) -> None:
+    silent = [
+        tuple(
+            episode.replace(turns=tuple(dataclasses.replace(turn, logprobs=()) for turn in episode.turns))
+            for episode in group
+        )
+        for group in shared_groups
+    ]
+    algorithm = GRPO()
+    metrics = run(make_policy(), algorithm, silent, algorithm.advantages(silent, fake_scorer()))
+    assert metrics["train/ratio"] == 1.0
+    assert "train/sampler_mismatch" not in metrics
+    assert "train/sampler_mismatch_max" not in metrics
+
+
+def test_turns_without_ids_are_refused(shared_groups: Any, fake_scorer: Any) -> None:
+    group = tuple(
+        episode.replace(
+            turns=tuple(
+                dataclasses.replace(turn, prompt_ids=(), output_ids=(), logprobs=(), segments=())
+                for turn in episode.turns
+            )
+        )
+        for episode in shared_groups[0]
+    )
+    with pytest.raises(ValueError, match="text-only agents"):
+        training_rows([group], GRPO().advantages([group], fake_scorer()))
+
+
+def test_weights_of_the_objective(shared_groups: Any, fake_scorer: Any) -> None:
+    """Each valid episode weighs the same, however long: its tokens' weights sum to 1 over the number of episodes."""
+    groups = [(shared_groups[0][0].replace(error="down"), *shared_groups[0][1:]), shared_groups[1]]
+    tokens = GRPO().advantages(groups, fake_scorer()).tokens
+    rows = training_rows(groups, Advantages({(g + 5, i, t): value for (g, i, t), value in tokens.items()}), offset=5)
+    sums: dict[tuple[int, int], float] = {}
+    for row in rows:
+        sums[row.key[:2]] = sums.get(row.key[:2], 0.0) + row.weight * len(row.row.output_ids)
+    assert sums.keys() == {(5, 1), (5, 2), (5, 3), (6, 0), (6, 1), (6, 2), (6, 3)}
+    assert all(value == pytest.approx(1 / 7) for value in sums.values())
+
+
+def test_a_policy_without_adapters_is_no_reference(make_policy: Any) -> None:
+    policy = make_policy(adapter=False)
+    optimizer = Optimizer(trainable(policy.model), FREE, 1)
+    with pytest.raises(ValueError, match="needs a reference policy"):
+        Updater(policy, GRPO(), optimizer)
+    Updater(policy, GRPO(GRPOConfig(beta=0.0)), optimizer)
+
+
+class Broken(GRPO):
+    def token_loss(self, batch: TokenBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, logged = super().token_loss(batch)
+        return loss * float("nan"), logged
+
+
+def test_a_loss_that_is_not_finite_changes_no_weight(make_policy: Any, shared_groups: Any, fake_scorer: Any) -> None:
+    policy, algorithm = make_policy(), Broken()
+    before = [parameter.clone() for parameter in policy.trainable_parameters()]
+    with pytest.raises(FloatingPointError, match="diverged"):
+        run(policy, algorithm, shared_groups, algorithm.advantages(shared_groups, fake_scorer()))
+    assert all(torch.equal(p, q) for p, q in zip(policy.trainable_parameters(), before, strict=True))
+
+
+# A critic ---------------------------------------------------------------------------------------------------------
+
+
+class WithCritic(GRPO):
+    """GRPO with a dummy critic: an adapter of its own and a linear head that predicts a turn's number."""
+
+    critic_adapter = "critic"
+
+    def setup(self, policy: LoraPolicy) -> None:
+        policy.add_frozen_copy("critic")
+        for name, parameter in policy.model.named_parameters():
+            if ".critic." in name:
+                parameter.requires_grad_(True)
+        self.head = value_head()
+
+    def critic_loss(self, policy: LoraPolicy, batch: TokenBatch, keys: Sequence[TurnKey]) -> Tensor:
+        return turn_loss(policy, self.head, batch, keys)
+
+
+def value_head() -> nn.Linear:
+    head = nn.Linear(64, 1)
+    with torch.no_grad():
+        head.weight.copy_(torch.linspace(-0.5, 0.5, 64)[None, :])
+        head.bias.fill_(0.1)
+    return head
+
+
+def turn_loss(policy: LoraPolicy, head: nn.Linear, batch: TokenBatch, keys: Sequence[TurnKey]) -> Tensor:
+    hidden = causal_lm(policy.model).get_decoder()(input_ids=batch.rows.input_ids).last_hidden_state  # (B, T, D)
+    rows = torch.arange(len(keys))[:, None]  # (B, 1)
+    values = head(hidden[rows, batch.rows.positions]).squeeze(-1)  # (B, O)
+    return (values - torch.tensor([float(t) for _, _, t in keys])[:, None]) ** 2
+
+
+def test_policy_and_critic_on_one_base_have_the_gradients_of_separate_models(
+    make_policy: Any, shared_groups: Any, fake_scorer: Any
+) -> None:
+    """Trap: forward under one adapter, switch, forward, one backward for both leaves the first without a gradient."""
+    joint = randomise(make_policy(), seed=2)
+    algorithm = WithCritic()
+    algorithm.setup(joint)
+    randomise(joint, seed=3)  # now the two adapters differ
+    advantages = algorithm.advantages(shared_groups, fake_scorer())
+    metrics = run(joint, algorithm, shared_groups, advantages, micro_batch_tokens=700)
+    found = gradients(joint)
+    assert metrics["train/critic_loss"] > 0
+
+    alone = randomise(randomise(make_policy(), seed=2), seed=3)
+    run(alone, GRPO(), shared_groups, advantages, micro_batch_tokens=700)
+    policy_part = {name: value for name, value in found.items() if ".policy." in name}
+    assert largest_difference(gradients(alone), policy_part) < 1e-6
+
+    critic = randomise(make_policy(), seed=2)
+
+    class OnlyCritic(GRPO):
+        def token_loss(self, batch: TokenBatch) -> tuple[Tensor, dict[str, Tensor]]:
+            return batch.logprobs * 0.0, {}
+
+        def critic_loss(self, policy: LoraPolicy, batch: TokenBatch, keys: Sequence[TurnKey]) -> Tensor:
+            return turn_loss(policy, head, batch, keys)
+
+    head = value_head()
+    run(critic, OnlyCritic(), shared_groups, advantages, micro_batch_tokens=700)
+    critic_part = {name.replace(".critic.", ".policy."): v for name, v in found.items() if ".critic." in name}
+    assert largest_difference(gradients(critic), critic_part) < 1e-6
+    assert algorithm.head.weight.grad is not None
+    assert head.weight.grad is not None
+    assert torch.allclose(algorithm.head.weight.grad, head.weight.grad, rtol=1e-5, atol=1e-8)
+    assert joint.model.active_adapter == "policy"
+
+
+def test_the_value_head_is_stepped_once(make_policy: Any, shared_groups: Any, fake_scorer: Any) -> None:
+    policy, algorithm = make_policy(), WithCritic()
+    algorithm.setup(policy)
+    parameters = [*trainable(policy.model), *algorithm.head.named_parameters()]
+    before = algorithm.head.weight.detach().clone()
+    optimizer = Optimizer(parameters, OptimConfig(lr=1e-2), 1)
+    groups = shared_groups
+    Updater(policy, algorithm, optimizer).update(groups, algorithm.advantages(groups, fake_scorer()))
+    assert not torch.equal(before, algorithm.head.weight)
+    moved = {n.split(".")[-2] for n, p in trainable(policy.model) if "lora_B" in n and bool(p.any())}
+    assert moved == {"policy", "critic"}
