@@ -57,8 +57,8 @@ class Calculator:
         Raises:
             ToolArgumentError: The expression is missing, malformed, not arithmetic, too large or undefined.
         """
-        if unknown := sorted(set(arguments) - {"expression"}):
-            raise ToolArgumentError(f"calculator has no argument {', '.join(unknown)}; it takes expression.")
+        if set(arguments) - {"expression"}:
+            raise ToolArgumentError("calculator takes expression and nothing else.")
         expression = arguments.get("expression")
         if not isinstance(expression, str) or not expression.strip():
             raise ToolArgumentError('calculator takes {"expression": ".."}, a string that is not empty.')

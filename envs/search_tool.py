@@ -18,6 +18,9 @@ from .retrieval import Bm25Index
 
 MAX_QUERY_CHARACTERS = 400
 NOTHING_FOUND = "nothing found"
+MAX_ECHO_TOKENS = 12
+"""Most tokens of a query that its result repeats. An agent without history must be told what it asked, but whatever a
+result repeats of a call is carried over beside the memory: five long queries would hold more than the memory may."""
 
 
 class SearchTool:
@@ -75,7 +78,7 @@ class SearchTool:
             raise InfrastructureError("the search tool has no corpus; reset the environment first")
         found = self.index.search(queries, self._topk)
         return "\n".join(
-            f"{query}: {' | '.join(map(self._show, passages)) or NOTHING_FOUND}"
+            f"{self._counter.truncate(query, MAX_ECHO_TOKENS)}: {' | '.join(map(self._show, passages)) or NOTHING_FOUND}"
             for query, passages in zip(queries, found, strict=True)
         )
 
@@ -83,8 +86,8 @@ class SearchTool:
         return self.__dict__ | {"index": None}  # the environment finds its corpus again; no copy of it travels
 
     def _read(self, arguments: dict[str, Any]) -> list[str]:
-        if unknown := sorted(set(arguments) - {"queries"}):
-            raise ToolArgumentError(f"search has no argument {', '.join(unknown)}; it takes queries.")
+        if set(arguments) - {"queries"}:  # their names are not repeated: they would be carried over beside the memory
+            raise ToolArgumentError("search takes queries and nothing else.")
         queries = arguments.get("queries")
         if not isinstance(queries, list) or not all(isinstance(query, str) for query in queries):
             raise ToolArgumentError('search takes {"queries": ["..", ".."]}, a list of strings.')

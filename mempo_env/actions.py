@@ -17,6 +17,7 @@ decoded with ``errors="replace"`` find the same blocks.
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any
@@ -39,7 +40,9 @@ TAGS: dict[Segment, str] = {
     Segment.ANSWER: "answer",
 }
 ACTION_SEGMENTS = (Segment.TOOL_CALL, Segment.ANSWER)
-_OPEN = {segment: f"<{tag}>".encode() for segment, tag in TAGS.items()}
+_SEGMENT_OF = {tag.encode(): segment for segment, tag in TAGS.items()}
+# One pass for all four tags: looking for each of them on its own reads the rest of the output once per absent tag.
+_OPENING = re.compile(b"<(" + b"|".join(_SEGMENT_OF) + b")>")
 _CLOSE = {segment: f"</{tag}>".encode() for segment, tag in TAGS.items()}
 ACTION_CLOSERS = tuple(_CLOSE[segment].decode() for segment in ACTION_SEGMENTS)
 """Text that can end an action block: a sampler looks for these before it runs the scanner."""
@@ -118,11 +121,10 @@ def scan(data: bytes) -> list[Block]:
     blocks: list[Block] = []
     position = 0
     while True:
-        found = [(at, segment) for segment, tag in _OPEN.items() if (at := data.find(tag, position)) >= 0]
-        if not found:
+        opening = _OPENING.search(data, position)
+        if opening is None:
             return blocks
-        start, segment = min(found)
-        inner_start = start + len(_OPEN[segment])
+        start, inner_start, segment = opening.start(), opening.end(), _SEGMENT_OF[opening[1]]
         inner_end = data.find(_CLOSE[segment], inner_start)
         if inner_end < 0:
             blocks.append(Block(segment, start, inner_start, len(data), len(data), closed=False))
@@ -168,7 +170,7 @@ def parse(text: str) -> ParsedOutput:
         body = data[block.inner_start : block.inner_end].decode("utf-8", errors="replace")
         if not block.closed:
             tag = TAGS[block.segment]
-            action = FormatError(FormatErrorKind.UNCLOSED_BLOCK, f"<{tag}> was never closed by </{tag}>.")
+            action = FormatError(FormatErrorKind.UNCLOSED_BLOCK, f"The {tag} block was never closed.")
         elif block.segment is Segment.TOOL_CALL:
             action = _read_tool_call(body)
         elif block.segment is Segment.ANSWER:
@@ -176,9 +178,7 @@ def parse(text: str) -> ParsedOutput:
         else:
             inner.setdefault(block.segment, body.strip())
     if action is None:
-        action = FormatError(
-            FormatErrorKind.NO_ACTION, "The output had neither <tool_call>..</tool_call> nor <answer>..</answer>."
-        )
+        action = FormatError(FormatErrorKind.NO_ACTION, "The output had neither a tool_call block nor an answer block.")
     return ParsedOutput(action, inner.get(Segment.MEMORY), inner.get(Segment.THINK))
 
 

@@ -1,6 +1,7 @@
 """Budgets of an episode, with the two named sets of the sources.
 
-Invariant: a budget bounds every episode (``max_turns`` is finite), and leaves a turn to answer after the last call.
+Invariant: a budget bounds every episode (``max_turns`` is finite). Whoever spends every turn on a call has none left to
+answer: under ``paper`` that is the sixteenth.
 """
 
 from __future__ import annotations

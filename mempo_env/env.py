@@ -13,6 +13,7 @@ Invariants:
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -75,6 +76,10 @@ class MemoryEnv(gym.Env[Observation, str], ABC):
             if token_counter != RegexTokenCounter.name:
                 raise UserError(f"token_counter={token_counter!r} is unknown; use 'regex' or a TokenCounter object")
             token_counter = RegexTokenCounter()
+        if not (isinstance(format_penalty, int | float) and 0 <= format_penalty < math.inf):
+            raise UserError(f"format_penalty={format_penalty!r} must be a number that is not negative")
+        if reward_hook is not None and not callable(reward_hook):
+            raise UserError(f"reward_hook={reward_hook!r} must be a function of a TurnContext")
         self.budget = get_budget(budget)
         self.outcome: OutcomeMode = outcome
         self.memory_mode: MemoryMode = memory
@@ -136,8 +141,9 @@ class MemoryEnv(gym.Env[Observation, str], ABC):
             task = self.sample_task(self.np_random)
         elif not isinstance(task, Task):
             raise UserError(f"options['task'] must be a mempo_env.records.Task, not {type(task).__name__}")
-        self._task = task
+        self._done = True  # until the reset is complete there is no episode to step
         self.prepare(task)
+        self._task = task
         self._memory = ""
         self._tool_result = escape_tags(self.first_result(task))
         self._turn = 0
@@ -168,7 +174,7 @@ class MemoryEnv(gym.Env[Observation, str], ABC):
         decision, memory_before, result_before = parsed.action, self._memory, self._tool_result
         memory_written, memory_truncated = self._commit(parsed.memory)
         if self.memory_mode == "required" and parsed.memory is None and not isinstance(decision, FormatError):
-            decision = FormatError(FormatErrorKind.MISSING_MEMORY, "Begin with <mem>..</mem>: nothing else is kept.")
+            decision = FormatError(FormatErrorKind.MISSING_MEMORY, "Begin with a mem block: nothing else is kept.")
 
         self._turn += 1
         self._last_output = action
@@ -184,7 +190,10 @@ class MemoryEnv(gym.Env[Observation, str], ABC):
             except InfrastructureError as fault:
                 error = f"{type(fault).__name__}: {fault}"
         elif isinstance(decision, Answer):
-            scores = self.score(decision.answers, self._task)
+            try:
+                scores = self.score(decision.answers, self._task)
+            except InfrastructureError as fault:  # a judge behind ``score`` failed: nobody's fault in the episode
+                error = f"{type(fault).__name__}: {fault}"
         if isinstance(decision, FormatError):
             self._format_errors += 1
             self._tool_result = f"Format error ({decision.kind}): {escape_tags(decision.message)}"

@@ -54,6 +54,8 @@ class Goal:
     id: str = ""
 
     def __post_init__(self) -> None:
+        if isinstance(self.answers, str) or not all(isinstance(answer, str) for answer in self.answers):
+            raise ValueError(f"goal {self.id or self.question!r}: answers is a tuple of strings, such as ('Paris',)")
         if not self.answers:
             raise ValueError(f"goal {self.id or self.question!r} has no gold answer")
         if ";" in self.answers[0]:
@@ -73,6 +75,12 @@ class Task:
     goals: tuple[Goal, ...]
     id: str = ""
     passages: tuple[Passage, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.goals) <= 16:
+            raise ValueError(f"task {self.id!r} has {len(self.goals)} goals; a task has 1 to 16")
+        object.__setattr__(self, "goals", tuple(self.goals))
+        object.__setattr__(self, "passages", tuple(self.passages))
 
     @property
     def text(self) -> str:

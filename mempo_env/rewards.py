@@ -6,6 +6,7 @@ Invariant: ``reward == sum(reward_components.values())`` at every step. The hook
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -70,7 +71,12 @@ def outcome_reward(mode: OutcomeMode, scores: AnswerScores, format_errors: int) 
 
 
 def hook_components(value: float | dict[str, float]) -> dict[str, float]:
-    """Names the parts of what a hook returned; a bare number is called ``hook``."""
-    if isinstance(value, dict):
-        return {f"hook/{name}": float(part) for name, part in value.items()}
-    return {"hook": float(value)}
+    """Names the parts of what a hook returned; a bare number is called ``hook``.
+
+    Raises:
+        ValueError: A part is not finite.
+    """
+    parts = {f"hook/{name}": part for name, part in value.items()} if isinstance(value, dict) else {"hook": value}
+    if not all(math.isfinite(part) for part in parts.values()):
+        raise ValueError(f"the reward hook returned {value!r}; every part must be a finite number")
+    return {name: float(part) for name, part in parts.items()}

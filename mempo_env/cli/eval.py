@@ -136,7 +136,10 @@ def _evaluate_expert(flags: EvalFlags, console: Any) -> None:
 
     if flags.sample or flags.device:
         raise UserError("--sample and --device go with a run: the scripted expert has no model")
-    config = _changed(get_preset(flags.preset or "tiny"), flags)
+    config = get_preset(flags.preset or "tiny")
+    if flags.data and config.dataset == "closed-world":
+        raise UserError("this preset's dataset is closed-world, which is generated; drop --data, or choose --preset")
+    config = _changed(config, flags)
     check_environments(config, training=False)
     with _folder(flags.out) as out:
         report = evaluate(

@@ -88,6 +88,7 @@ FLAGS = [
     ("train --data somewhere", "takes no --data"),
     ("play --dataset qa", "needs data"),
     ("eval expert --sample", "has no model"),
+    ("eval expert --data somewhere", "drop --data"),
     # flags
     ("train --bogus 3", "Unrecognized options: --bogus, 3 (mempo train --help lists all flags)"),
     ("train --algo grpo --bogus", "(mempo train --algo grpo --help lists all flags)"),

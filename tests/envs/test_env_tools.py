@@ -68,7 +68,7 @@ def test_queries_are_made_encodable() -> None:
         ({"queries": ["golf", "  "]}, "empty"),
         ({"queries": ["a"] * 4}, "at most 3"),
         ({"queries": ["a" * 401]}, "400"),
-        ({"queries": ["a"], "k": 3}, "no argument k"),
+        ({"queries": ["a"], "k": 3}, "nothing else"),
     ],
 )
 def test_bad_search_arguments(arguments: dict[str, Any], message: str) -> None:

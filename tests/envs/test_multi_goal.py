@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import pytest
 
 from mempo_env.envs.closed_world import ClosedWorldConfig
 from mempo_env.envs.multi_goal import MultiGoalEnv
-from mempo_env.errors import UserError
+from mempo_env.errors import InfrastructureError, UserError
 from mempo_env.records import Goal, Passage, Task
 
 TWO_HOP = {"two_hop_share": 1.0, "comparison_share": 0.0}
@@ -196,3 +198,59 @@ def test_real_questions(shared_data: Path) -> None:
     assert observation["tool_result"].startswith(f"{title}: [")
     assert observation["tool_result"].count(" | [") == 1
     assert env.token_counter.count(observation["tool_result"]) < 80
+
+
+def test_what_a_call_repeats_is_bounded_and_no_second_memory() -> None:
+    """Result and error texts repeat little of a call: otherwise an agent could carry facts past the memory's cap."""
+    env = MultiGoalEnv(goals=2)
+    env.reset(seed=0)
+    facts = " ".join(f"fact{number}" for number in range(80))[:400]
+    for arguments in ({"queries": [facts] * 5}, {facts: 1}, {"queries": facts}, {"queries": [facts + facts]}):
+        call = json.dumps({"name": "search", "arguments": arguments})
+        observation, *_ = env.step(f"<mem></mem><tool_call>{call}</tool_call>")
+        shown = re.findall(r"fact\d+", observation["tool_result"])
+        assert len(shown) <= 5 * 12, arguments
+    env.reset(seed=0)
+    for call in (json.dumps({"name": facts}), json.dumps({"name": "calculator", "arguments": {"expression": facts}})):
+        observation, *_ = env.step(f"<mem></mem><tool_call>{call}</tool_call>")
+        assert len(re.findall(r"fact\d+", observation["tool_result"])) <= 12, call
+
+
+def test_a_failed_reset_leaves_no_episode_behind() -> None:
+    env = MultiGoalEnv(goals=2)
+    env.reset(seed=0)
+    with pytest.raises(UserError, match="passages"):
+        env.reset(options={"task": Task((Goal("Who?", ("Ada",)),))})
+    with pytest.raises(RuntimeError, match="reset"):
+        env.step("<mem></mem><answer>Ada</answer>")
+
+
+def test_a_judge_that_fails_makes_an_error_and_no_zero() -> None:
+    class Judged(MultiGoalEnv):
+        def score(self, answers, task):
+            raise InfrastructureError("the judge does not answer")
+
+    env = Judged(goals=1)
+    env.reset(seed=0)
+    _, reward, terminated, truncated, info = env.step("<mem></mem><answer>a</answer>")
+    assert (reward, terminated, truncated) == (0.0, False, True)
+    assert "judge" in info["error"]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Goal("Capital?", "Paris"), "tuple of strings"),
+        (lambda: Task(()), "1 to 16"),
+        (lambda: Task((Goal("Who?", ("Ada",)),) * 17), "1 to 16"),
+    ],
+)
+def test_records_that_mean_nothing_are_refused(make, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("penalty", [-1.0, float("nan"), float("inf"), "a"])
+def test_a_format_penalty_is_a_price(penalty) -> None:
+    with pytest.raises(UserError, match="format_penalty"):
+        MultiGoalEnv(format_penalty=penalty)

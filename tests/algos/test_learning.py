@@ -1,0 +1,221 @@
+"""Two small tasks that a learner must solve within a stated number of steps, and that it must unlearn when its sign is
+flipped. The warm start gives the policy the format of its outputs; the values in them are random, or nearly so.
+
+``mempo-paper`` takes part in the second task: its baseline reads whole histories, which here are two turns long.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mempo_env.agents.base import TurnRequest
+from mempo_env.agents.codec import CodecTokenCounter
+from mempo_env.agents.contexts import MemoryContext
+from mempo_env.agents.models import add_lora, make_codec
+from mempo_env.agents.policy import LoraPolicy
+from mempo_env.agents.rollout import EnvPool, EpisodeSpec, rollout
+from mempo_env.agents.scoring import TokenRow
+from mempo_env.agents.settings import LoraSettings, SamplingConfig, TinyConfig
+from mempo_env.agents.textual import TextAgent, slot_rng
+from mempo_env.agents.tiny import build_tiny
+from mempo_env.algos.base import Advantages, Algorithm, get_algorithm
+from mempo_env.algos.config import OptimConfig
+from mempo_env.algos.imitation import demonstration_rows, imitate, imitation_batches
+from mempo_env.algos.memory_reward import AnswerScorer
+from mempo_env.algos.optim import Optimizer, trainable
+from mempo_env.algos.trainer import Trainer
+from mempo_env.algos.update import Updater
+from mempo_env.env import MemoryEnv
+from mempo_env.records import Goal, Task
+from mempo_env.tools import Tool, ToolSpec
+
+COLOURS = ("red", "green", "blue", "gold")
+CALL = '<tool_call>{"name": "search", "arguments": {"queries": ["x"]}}</tool_call>'
+
+
+class Nothing:
+    """A tool that says nothing."""
+
+    spec = ToolSpec("search", "Passes the time.", {"type": "object", "properties": {}})
+
+    def call(self, arguments: dict[str, Any]) -> str:
+        return "nothing"
+
+
+class BanditEnv(MemoryEnv):
+    """One turn: some word among four is always right."""
+
+    tools: Sequence[Tool] = (Nothing(),)  # type: ignore[assignment]
+
+    def sample_task(self, rng: np.random.Generator) -> Task:
+        return Task((Goal("which colour wins?", ("blue",)),), id="bandit")
+
+
+class RecallEnv(MemoryEnv):
+    """Two turns: the first shows a colour, the second asks for it and does not."""
+
+    tools: Sequence[Tool] = (Nothing(),)  # type: ignore[assignment]
+
+    def sample_task(self, rng: np.random.Generator) -> Task:
+        return Task((Goal("which colour was it?", (COLOURS[int(rng.integers(len(COLOURS)))],)),), id="recall")
+
+    def first_result(self, task: Task) -> str:
+        return f"it is {task.goals[0].answers[0]}"
+
+
+class Guesser(TextAgent):
+    """Writes well-formed turns. What it notes and answers is what it was shown with a probability, else random."""
+
+    def __init__(self, right: float) -> None:
+        super().__init__("guesser")
+        self.right = right
+
+    def write(self, request: TurnRequest) -> str:
+        rng = slot_rng(request.key, "guess")
+
+        def say(seen: str) -> str:
+            known = [colour for colour in COLOURS if colour in seen.split()]
+            return known[0] if known and rng.random() < self.right else COLOURS[int(rng.integers(len(COLOURS)))]
+
+        shown = request.observation
+        if shown["tool_result"].startswith("it is"):
+            return f"<mem>{say(shown['tool_result'])}</mem>{CALL}"
+        return f"<mem>{shown['memory']}</mem><answer>{say(shown['memory'])}</answer>"
+
+
+WORDS = (*COLOURS, *["which", "colour", "wins", "was", "it", "is", "nothing", "x", "search"])
+# Two layers are enough to copy; with smaller first weights the tied head could not tell the colours apart.
+SHAPE = TinyConfig(layers=2, width=64, heads=2, feed_forward=128, init_range=0.15, max_positions=256, look_back=2)
+INSTRUCTIONS = "Answer all."
+
+
+class Lesson:
+    """An environment, and a policy that was shown the format there.
+
+    Args:
+        env: The environment's class.
+        right: How often the demonstrator notes and answers what it was shown.
+        imitation_steps: Optimizer steps of the warm start.
+    """
+
+    def __init__(self, env: type[MemoryEnv], right: float, imitation_steps: int) -> None:
+        torch.set_num_threads(1)
+        self.env = env
+        self.model, tokenizer = build_tiny(0, WORDS, SHAPE)
+        self.codec = make_codec(self.model, tokenizer)
+        policy = self._policy(self.model)
+        with EnvPool(self.make_env) as pool:
+
+            def rows(chunk: int) -> list[TokenRow]:
+                specs = [EpisodeSpec(f"{chunk}/{i}", 0, 1000 * chunk + i) for i in range(64)]
+                episodes = rollout(Guesser(right), pool, specs, seed=0, step=0)
+                return demonstration_rows(episodes, policy, INSTRUCTIONS)
+
+            optim = OptimConfig(lr=5e-3, schedule="linear", decay_from=0.3, betas=(0.9, 0.95))
+            optimizer = Optimizer(trainable(self.model), optim, imitation_steps)
+            batches = imitation_batches(rows, 500, 0)
+            imitate(policy, optimizer, batches, imitation_steps, micro_batch_tokens=4000)
+
+    def make_env(self, **settings: Any) -> MemoryEnv:
+        counter = CodecTokenCounter(self.codec)
+        return self.env(instructions="terse", token_counter=counter, budget={"max_turns": 2}, **settings)
+
+    def fresh(self) -> LoraPolicy:
+        """The policy after the warm start, with a fresh adapter."""
+        return self._policy(add_lora(copy.deepcopy(self.model), LoraSettings(rank=8, alpha=16)))
+
+    def success(self, policy: LoraPolicy, **settings: Any) -> float:
+        """Share of 64 sampled episodes that are right."""
+        specs = [EpisodeSpec(f"test/{i}", 0, 5000 + i) for i in range(64)]
+        episodes = rollout(policy, lambda: self.make_env(**settings), specs, seed=9, step=-1)
+        return sum(episode.outcome for episode in episodes) / len(episodes)
+
+    def learn(self, policy: LoraPolicy, algorithm: Algorithm[Any], steps: int) -> list[dict[str, float]]:
+        """Steps of 4 tasks x 8 rollouts; returns their metrics."""
+        optimizer = Optimizer(trainable(policy.model), OptimConfig(lr=3e-3), steps)
+        with EnvPool(self.make_env) as pool:
+            trainer = Trainer(
+                policy,
+                algorithm,
+                pool,
+                AnswerScorer(policy, INSTRUCTIONS),
+                Updater(policy, algorithm, optimizer),
+                groups_per_step=4,
+                group_size=8,
+                seed=0,
+            )
+            return [trainer.step().metrics for _ in range(steps)]
+
+    def _policy(self, model: Any) -> LoraPolicy:
+        return LoraPolicy(model, self.codec, MemoryContext(), SamplingConfig(max_new_tokens=16))
+
+
+@pytest.fixture(scope="module")
+def bandit() -> Lesson:
+    return Lesson(BanditEnv, right=0.0, imitation_steps=70)
+
+
+@pytest.fixture(scope="module")
+def recall() -> Lesson:
+    return Lesson(RecallEnv, right=0.7, imitation_steps=120)
+
+
+def make(name: str, flipped: bool = False) -> Algorithm[Any]:
+    """An algorithm with its defaults, or one that takes every advantage for its opposite."""
+    algorithm = get_algorithm(name)()
+    if flipped:
+        real = algorithm.advantages
+
+        def opposite(groups: Any, scorer: Any) -> Advantages:
+            found = real(groups, scorer)
+            return Advantages({key: -value for key, value in found.tokens.items()}, found.metrics)
+
+        algorithm.advantages = opposite  # type: ignore[method-assign]
+    return algorithm
+
+
+@pytest.mark.parametrize("name", ["grpo", "mempo"])
+def test_one_turn_bandit(name: str, bandit: Lesson) -> None:
+    """From one in four to nine in ten within 12 steps; with the sign flipped below one in ten."""
+    policy = bandit.fresh()
+    assert 0.1 < bandit.success(policy) < 0.4
+    bandit.learn(policy, make(name), 12)
+    assert bandit.success(policy) >= 0.9
+
+    policy = bandit.fresh()
+    bandit.learn(policy, make(name, flipped=True), 12)
+    assert bandit.success(policy) <= 0.1
+
+
+def test_the_second_turn_does_not_show_the_answer(recall: Lesson) -> None:
+    env = recall.make_env()
+    for seed in range(8):
+        first, info = env.reset(seed=seed)
+        colour = info["task"].goals[0].answers[0]
+        assert colour in first["tool_result"]
+        second, *_ = env.step(f"<mem></mem>{CALL}")
+        assert not any(colour in field for field in second.values())
+
+
+@pytest.mark.parametrize("name", ["grpo", "mempo", "mempo-paper"])
+def test_two_turns_that_only_memory_can_solve(name: str, recall: Lesson) -> None:
+    """From about six in ten to more than eight within 20 steps, and through the memory: without it, chance."""
+    policy = recall.fresh()
+    before = recall.success(policy)
+    assert 0.35 < before < 0.7
+    metrics = recall.learn(policy, make(name), 20)
+    after = recall.success(policy)
+    assert after >= 0.85
+    assert recall.success(policy, memory="off") <= 0.45
+    if "memory/quality" in metrics[0]:
+        assert metrics[-1]["memory/quality"] > metrics[0]["memory/quality"] + 0.1
+
+    policy = recall.fresh()
+    recall.learn(policy, make(name, flipped=True), 20)
+    assert recall.success(policy) <= 0.1
