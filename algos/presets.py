@@ -20,15 +20,15 @@ TINY = RunConfig(
     dataset="closed-world",
     goals=(2, 10),  # all that are tested: trained on 4 goals alone, it answers four at every count
     budget="brief",
-    steps=40,
+    steps=36,
     env_args=EnvSettings(outcome="fraction", instructions="terse", topk=1, score_step=10),
     tiny=TinyConfig(),
     lora=LoraSettings(rank=16, alpha=32),
     sampling=SamplingConfig(max_new_tokens=160),
     warm_start=WarmStartConfig(
         target="all",
-        perfect_steps=1200,
-        demonstrator_steps=300,
+        perfect_steps=1000,
+        demonstrator_steps=250,
         short_steps=250,
         short_goals=4,
         recall_rows=True,

@@ -111,7 +111,7 @@ def warm_start(
                 imitation_batches(rows, settings.tokens_per_step, config.seed + offset),
                 steps,
                 # Several passes a step, each of similar lengths: little padding, at any mix of lengths.
-                micro_batch_tokens=min(config.train.micro_batch_tokens, settings.tokens_per_step // 3),
+                micro_batch_tokens=min(config.train.micro_batch_tokens, settings.tokens_per_step // 2),
                 on_step=None if on_step is None else partial(_shifted, on_step, offset),
             )
         done += steps

@@ -6,7 +6,8 @@ one corpus and one pool of questions.
 Invariants:
     * a task is a function of the generator, the number of goals and the files; no question occurs twice in it;
     * the splits are disjoint: a question that is in two splits of a folder is refused;
-    * a note is an extract of the gold passage. A query is made of its title and of words that question and passage share:
+    * a note is an extract of the gold passage. A query is made of its title and of words that question and passage
+    share:
       it finds what there is to find, but a title can be an answer, so that this expert knows more than a question says.
 """
 

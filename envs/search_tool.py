@@ -78,7 +78,8 @@ class SearchTool:
             raise InfrastructureError("the search tool has no corpus; reset the environment first")
         found = self.index.search(queries, self._topk)
         return "\n".join(
-            f"{self._counter.truncate(query, MAX_ECHO_TOKENS)}: {' | '.join(map(self._show, passages)) or NOTHING_FOUND}"
+            f"{self._counter.truncate(query, MAX_ECHO_TOKENS)}: "
+            + (" | ".join(map(self._show, passages)) or NOTHING_FOUND)
             for query, passages in zip(queries, found, strict=True)
         )
 

@@ -10,7 +10,7 @@ import pytest
 
 from mempo_env.envs.retrieval import CACHE_VARIABLE
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line does; must stand before torch is loaded
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as the command line does; must stand before torch is loaded
 
 
 @pytest.fixture(scope="session")

@@ -38,9 +38,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: With code 2 after an error in the input, 130 after Ctrl-C.
     """
-    # Threads that spin while they wait for a core that another program has make torch slower by an order of magnitude
-    # (measured: 7 small matrix products a second instead of 60 to 330). Read when torch is loaded, so set here.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # By default torch's threads spin 300,000 times while they wait; where another program has their core, small matrix
+    # products become up to fifty times slower. With 2,000 an imitation step of `tiny` on two idle cores keeps its speed
+    # and gets its share beside busy programs (figures in docs/demo.md). Read when torch is loaded, so set here.
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         _run(arguments)

@@ -213,7 +213,7 @@ def test_two_turns_that_only_memory_can_solve(name: str, recall: Lesson) -> None
     after = recall.success(policy)
     assert after >= 0.85
     assert recall.success(policy, memory="off") <= 0.45
-    if "memory/quality" in metrics[0]:
+    if name == "mempo":  # the paper's form earns what Q gains over the history, which may fall with it
         assert metrics[-1]["memory/quality"] > metrics[0]["memory/quality"] + 0.1
 
     policy = recall.fresh()
