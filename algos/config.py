@@ -15,6 +15,7 @@ from mempo_env.prompts import InstructionStyle, MemoryMode
 from mempo_env.rewards import OutcomeMode
 
 from ..agents.settings import LoraSettings, SamplingConfig, TinyConfig
+from .algorithm_config import check_choices
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class OptimConfig:
     decay_from: float = 0.5
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if self.lr <= 0 or self.max_grad_norm <= 0:
             raise UserError(f"lr={self.lr} and max_grad_norm={self.max_grad_norm} must be positive")
         at_least(0, weight_decay=self.weight_decay, warmup_steps=self.warmup_steps)
@@ -113,6 +115,7 @@ class WarmStartConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if not 0 <= self.forget <= 1:
             raise UserError(f"forget={self.forget} must lie in [0, 1]")
         at_least(0, perfect_steps=self.perfect_steps, demonstrator_steps=self.demonstrator_steps)
@@ -150,6 +153,7 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
 
     def __post_init__(self) -> None:
+        check_choices(self)
         at_least(1, groups_per_step=self.groups_per_step, group_size=self.group_size, epochs=self.epochs)
         at_least(1, minibatches=self.minibatches, micro_batch_tokens=self.micro_batch_tokens)
         at_least(1, save_every=self.save_every, keep_checkpoints=self.keep_checkpoints)
@@ -176,6 +180,7 @@ class EvalConfig:
     batch: int = 128
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if not self.goals:
             raise UserError("no number of goals to evaluate: give one or more")
         for goals in self.goals:
@@ -239,6 +244,7 @@ class RunConfig:
     eval: EvalConfig = field(default_factory=EvalConfig)
 
     def __post_init__(self) -> None:
+        check_choices(self)
         if len(self.goals) not in (1, 2):
             raise UserError(f"--goals takes one number, or the least and the most, not {len(self.goals)} numbers")
         check_goals((self.goals[0], self.goals[-1]))

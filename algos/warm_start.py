@@ -66,7 +66,8 @@ def demonstrator(
             for index in range(settings.episodes_per_chunk)
         ]
         episodes = rollout(expert, envs, specs, seed=config.seed, step=step)
-        recalled = [] if not settings.recall_rows else [recall(episode, i) for i, episode in enumerate(episodes)]
+        played = [episode for episode in episodes if episode.error is None] if settings.recall_rows else []
+        recalled = [recall(episode, index) for index, episode in enumerate(played)]
         return demonstration_rows(episodes, policy, envs.memory_env.instructions) + recalled
 
     return rows

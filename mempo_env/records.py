@@ -54,7 +54,8 @@ class Goal:
     id: str = ""
 
     def __post_init__(self) -> None:
-        if isinstance(self.answers, str) or not all(isinstance(answer, str) for answer in self.answers):
+        answers: object = self.answers  # callers without a type checker write "Paris", which is a sequence of letters
+        if not isinstance(answers, tuple) or not all(isinstance(answer, str) for answer in answers):
             raise ValueError(f"goal {self.id or self.question!r}: answers is a tuple of strings, such as ('Paris',)")
         if not self.answers:
             raise ValueError(f"goal {self.id or self.question!r} has no gold answer")

@@ -101,6 +101,17 @@ def test_ids_of_prompt_prefix_and_gold_are_concatenated(
     ]
 
 
+def test_rows_to_imitate_have_the_ids_that_are_scored(policy: LoraPolicy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model built in place learns the scoring prompt by these; one token apart and it learns another prompt."""
+    rows = scored_rows(monkeypatch)
+    scorer = AnswerScorer(policy, INSTRUCTIONS)
+    scorer.quality([(TASK, "Mira plays chess")])
+    row = scorer.recall_row(TASK, "Mira plays chess", joint_answer(TASK))
+    scored = (*rows[0].prompt_ids, *rows[0].output_ids)
+    assert (*row.prompt_ids, *row.output_ids)[: len(scored)] == scored
+    assert policy.codec.decode(row.output_ids) == "<answer> chess; rice</answer>"
+
+
 def test_prefix_and_gold_are_never_tokenised_together(make_imitated: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a tokenizer that merges ``>`` with what follows, together would give other ids."""
     policy = make_imitated()
