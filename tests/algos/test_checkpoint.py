@@ -6,9 +6,7 @@ import dataclasses
 import errno
 import json
 import random
-import resource
 import shutil
-import signal
 from collections.abc import Iterator
 from io import StringIO
 from pathlib import Path
@@ -242,25 +240,18 @@ def test_a_checkpoint_runs_no_code(make_policy: Any, tmp_path: Path) -> None:
 # Disks ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def largest_file() -> Iterator[Any]:
-    """Has the system refuse to make files larger than so many bytes, as a full disk would."""
-    before, ignored = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, ignored)
-
-
 @pytest.mark.parametrize("size", [2_000, 100_000], ids=["adapter does not fit", "state does not fit"])
 @pytest.mark.parametrize("step", [1, 2], ids=["same step", "next step"])
 def test_a_full_disk_leaves_the_old_checkpoint(
-    size: int, step: int, make_policy: Any, tmp_path: Path, largest_file: Any
+    size: int, step: int, make_policy: Any, tmp_path: Path, files_of_at_most: Any
 ) -> None:
     policy, folder = make_policy(), tmp_path / "checkpoints"
     old = save_checkpoint(folder, 1, policy, {"weights": torch.arange(100_000)}, "grpo", keep=1)
     before = {path: path.read_bytes() for path in old.rglob("*") if path.is_file()}
-    largest_file(size)
-    with pytest.raises(UserError, match=rf"step-00000{step} cannot be written: .*free some space"):
+    with (
+        files_of_at_most(size),
+        pytest.raises(UserError, match=rf"step-00000{step} cannot be written: .*free some space"),
+    ):
         save_checkpoint(folder, step, policy, {"weights": torch.zeros(100_000)}, "grpo", keep=1)
     assert {path: path.read_bytes() for path in old.rglob("*") if path.is_file()} == before
     assert [path.name for path in folder.iterdir()] == ["step-000001"]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -110,20 +109,8 @@ def test_ctrl_c_in_the_warm_start_says_that_there_is_nothing_to_resume(
 # A full disk ----------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def files_of_at_most(size: int) -> Iterator[None]:
-    """Lets every write beyond ``size`` bytes of a file fail, in Python and in native code, as on a full disk."""
-    resource = pytest.importorskip("resource")
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
 def test_a_disk_that_fills_up_before_the_first_checkpoint_leaves_no_folder(
-    mempo: Mempo, small: tuple[str, ...], tmp_path: Path
+    mempo: Mempo, small: tuple[str, ...], tmp_path: Path, files_of_at_most: Any
 ) -> None:
     run = tmp_path / "runs" / "run"
     with files_of_at_most(100_000):  # the weights of the base are more
@@ -133,7 +120,9 @@ def test_a_disk_that_fills_up_before_the_first_checkpoint_leaves_no_folder(
 
 
 @pytest.mark.parametrize("size", [20_000, 150_000], ids=["adapter", "state"])
-def test_a_disk_that_fills_up_later_leaves_the_last_checkpoint(mempo: Mempo, run_copy: Path, size: int) -> None:
+def test_a_disk_that_fills_up_later_leaves_the_last_checkpoint(
+    mempo: Mempo, run_copy: Path, size: int, files_of_at_most: Any
+) -> None:
     before = {path: path.read_bytes() for path in (run_copy / "checkpoints").rglob("*") if path.is_file()}
     with files_of_at_most(size):
         complaint = mempo("train", "--resume", run_copy, "--steps", "3").complaint
