@@ -92,9 +92,8 @@ class WarmStartConfig:
         demonstrator_steps: Optimizer steps after that on the imperfect demonstrator.
         forget: Probability with which the demonstrator forgets each remembered note at every rewrite.
         goals: Least and most goals of a demonstrated task.
-        short_steps: So many of the perfect steps, the first ones, see at most ``short_goals`` goals: copying is found
-            sooner on short tasks.
-        short_goals: See ``short_steps``.
+        curriculum: Pairs (steps, most goals): so many of the perfect steps, the first ones, see at most so many goals;
+            it ends where the perfect steps do. Copying is found much sooner on short tasks (docs/demo.md).
         recall_rows: Whether one more row per episode asks for the answers from task and memory alone, the prompt of
             Q(m). A model built in place has never answered such a prompt, and its Q(m) would mean nothing.
         tokens_per_step: Padded tokens of one optimizer step.
@@ -107,8 +106,7 @@ class WarmStartConfig:
     demonstrator_steps: int = 100
     forget: float = 0.2
     goals: tuple[int, int] = (1, 4)
-    short_steps: int = 0
-    short_goals: int = 4
+    curriculum: tuple[tuple[int, int], ...] = ()
     recall_rows: bool = False
     tokens_per_step: int = 8192
     episodes_per_chunk: int = 64
@@ -121,9 +119,9 @@ class WarmStartConfig:
         at_least(0, perfect_steps=self.perfect_steps, demonstrator_steps=self.demonstrator_steps)
         at_least(1, tokens_per_step=self.tokens_per_step, episodes_per_chunk=self.episodes_per_chunk)
         check_goals(self.goals)
-        at_least(0, short_steps=self.short_steps)
-        if self.short_steps:
-            check_goals((self.goals[0], self.short_goals))
+        for steps, most in self.curriculum:
+            at_least(1, curriculum_steps=steps)
+            check_goals((self.goals[0], most))
 
 
 @dataclass(frozen=True)
@@ -171,6 +169,8 @@ class EvalConfig:
         greedy: Greedy decoding; off samples at temperature 1.
         split: Split of the tasks, never the training one.
         batch: Episodes played side by side.
+        ceilings: Whether to measure what could be reached as well: the expert itself, and the imitation of the perfect
+            expert with as many steps as the warm start took.
     """
 
     goals: tuple[int, ...] = (2, 4, 6, 8, 10)
@@ -178,6 +178,7 @@ class EvalConfig:
     greedy: bool = True
     split: Literal["dev", "test"] = "dev"
     batch: int = 128
+    ceilings: bool = False
 
     def __post_init__(self) -> None:
         check_choices(self)

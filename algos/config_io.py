@@ -90,10 +90,15 @@ def config_from_dict(cls: type[Any], data: dict[str, Any], where: str = "") -> A
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
             values[name] = config_from_dict(hint, value, f"{where}.{name}")
             continue
-        values[name] = tuple(value) if isinstance(value, list) else value
+        values[name] = _as_tuple(value)
         if not _fits(values[name], hint):
             raise UserError(f"{where}.{name} is {json.dumps(value)}, which no such setting can be")
     return cls(**values)
+
+
+def _as_tuple(value: Any) -> Any:
+    """Lists as tuples, at any depth: JSON knows no tuples, and configs hold no lists."""
+    return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
 
 
 def _fits(value: Any, hint: Any) -> bool:

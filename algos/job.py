@@ -2,7 +2,7 @@
 
 Run folder: ``config.json`` (everything the run is made of), ``base/`` (weights that were built in place or changed by
 the warm start), ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``eval/before.json`` and ``eval/after.json``,
-``summary.json``, ``plot.png``.
+``summary.json``, ``plot.png``; with ``eval.ceilings`` also ``eval/imitation.json`` and ``eval/expert.json``.
 
 Invariant: nothing is written before the input was checked, and a folder that exists is never written into unless it is
 resumed.
@@ -12,36 +12,36 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from rich.console import Console
+from rich.progress import Progress
 
 from mempo_env.errors import UserError
-from mempo_env.records import Turn
 
 from ..agents.codec import CodecTokenCounter
-from ..agents.evaluation import evaluate
 from ..agents.models import add_lora, lora_targets
 from ..agents.policy import LoraPolicy
-from ..agents.rollout import EnvFactory, EnvPool, EpisodeSpec
+from ..agents.rollout import EnvPool
 from .base import Algorithm, get_algorithm
 from .checkpoint import ADAPTERS, check_checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
 from .config import RunConfig
 from .config_io import read_config, write_config
+from .imitation import ImitationStep
 from .logs import RunLog, plain_words, progress_bar, self_check
+from .measure import evaluate_expert, evaluate_policy
 from .memory_reward import AnswerScorer
 from .optim import Optimizer, trainable
-from .report import memory_quality, store_evaluation, write_report
+from .report import write_report
 from .run_folder import check_new_folder, guarded, new_folder
 from .setup import build_policy, check_environments, choose_device, env_factory, make_policy
 from .trainer import Trainer
 from .update import Updater
 from .warm_start import warm_start
-
-EVAL_SEED = 0
-"""Evaluation tasks have their own seed, the same for every run, so that runs are compared on the same tasks."""
 
 
 def start_run(config: RunConfig, algorithm_config: Any, console: Console) -> Path:
@@ -70,12 +70,17 @@ def start_run(config: RunConfig, algorithm_config: Any, console: Console) -> Pat
     console.print(plain_words(config))
     with new_folder(run, config, algorithm.config), RunLog(run) as log:
         policy = _warm(config, policy, run, log, console)
-        evaluate_policy(config, policy, run / "eval", "before", console)
+        with log.timed("evaluation"):
+            evaluate_policy(config, policy, run / "eval", "before", console)
+            if config.eval.ceilings:
+                evaluate_expert(config, policy, run / "eval", "expert")
         algorithm.setup(policy)
         trainer = _trainer(config, policy, algorithm)
         _save(config, trainer, run)
-        _train(config, trainer, run, log, console)
-        evaluate_policy(config, policy, run / "eval", "after", console)
+        with log.timed("training"):
+            _train(config, trainer, run, log, console)
+        with log.timed("evaluation"):
+            evaluate_policy(config, policy, run / "eval", "after", console)
         write_report(config, run, console)
     return run
 
@@ -121,8 +126,10 @@ def resume_run(run: Path, console: Console, *, steps: int | None = None, algo: s
     console.print(f"resumed {path} at step {trainer.steps_done}")
     with guarded(run), RunLog(run, resume_from=trainer.steps_done) as log:
         write_config(run, config, algorithm_config)  # new steps, for whoever resumes next
-        _train(config, trainer, run, log, console)
-        evaluate_policy(config, policy, run / "eval", "after", console)
+        with log.timed("training"):
+            _train(config, trainer, run, log, console)
+        with log.timed("evaluation"):
+            evaluate_policy(config, policy, run / "eval", "after", console)
         write_report(config, run, console)
     return run
 
@@ -149,69 +156,25 @@ def load_run_policy(run: Path, *, device: Literal["auto", "cpu", "cuda"] | None 
     return policy
 
 
-def evaluate_policy(config: RunConfig, policy: LoraPolicy, folder: Path, name: str, console: Console) -> None:
-    """Plays the evaluation tasks and writes ``<name>.json`` into a folder; with no episodes to play it does nothing."""
-    settings = config.eval
-    if not settings.episodes:
-        return
-    sampling = policy.sampling
-    policy.sampling = dataclasses.replace(sampling, greedy=settings.greedy)
-    counter = CodecTokenCounter(policy.codec)
-
-    def make_env(goals: int) -> EnvFactory:
-        return env_factory(config, goals, settings.split, counter)
-
-    started: set[str] = set()
-    try:
-        with progress_bar(console) as bar:
-            task = bar.add_task(f"eval {name}", total=settings.episodes * len(settings.goals), note="episodes")
-
-            def on_turn(spec: EpisodeSpec, _: Turn) -> None:
-                started.add(spec.group_id)
-                bar.update(task, completed=len(started))
-
-            report = evaluate(
-                policy,
-                make_env,
-                settings.goals,
-                settings.episodes,
-                EVAL_SEED,
-                batch=settings.batch,
-                counter=counter,
-                on_turn=on_turn,
-            )
-    finally:
-        policy.sampling = sampling
-    with EnvPool(make_env(settings.goals[0])) as envs:
-        scorer = AnswerScorer(
-            policy,
-            envs.memory_env.instructions,
-            scope=config.train.score_scope,
-            max_tokens=config.train.micro_batch_tokens,
-        )
-    store_evaluation(report, memory_quality(report.episodes, scorer), folder, name)
-
-
 def _warm(config: RunConfig, policy: LoraPolicy, run: Path, log: RunLog, console: Console) -> LoraPolicy:
     """Runs the warm start and returns the policy that reinforcement learning goes on with."""
     settings = config.warm_start
     total = settings.perfect_steps + settings.demonstrator_steps
     if settings.target != "none" and total:
+        # What imitation could reach is another policy only where the demonstrator is not the perfect expert.
+        ceiling = config.eval.ceilings and config.eval.episodes and settings.demonstrator_steps and settings.forget > 0
         with progress_bar(console) as bar:
-            task = bar.add_task("imitation", total=total, note="")
-            started = time.perf_counter()
-
-            def on_step(step: int, record: Any) -> None:
-                log.write("imitation", step, dataclasses.asdict(record))
-                rate = (step + 1) / (time.perf_counter() - started)
-                bar.update(
-                    task,
-                    completed=step + 1,
-                    note=f"loss {record.loss:.3f}  hits {record.accuracy:.3f}  {rate:.1f}/s",
-                )
-
             policy.train_mode()
-            warm_start(config, policy, on_step=on_step)
+            with log.timed("imitation"):
+                warm_start(
+                    config,
+                    policy,
+                    on_step=_imitation_progress(bar, log, "imitation", total),
+                    on_ceiling=partial(evaluate_policy, config, policy, run / "eval", "imitation", console, bar=bar)
+                    if ceiling
+                    else None,
+                    on_ceiling_step=_imitation_progress(bar, log, "ceiling", total),
+                )
     if settings.target == "all" or config.model == "tiny":
         policy.save_base(run / "base")
     if settings.target == "all":
@@ -220,6 +183,23 @@ def _warm(config: RunConfig, policy: LoraPolicy, run: Path, log: RunLog, console
         policy.add_frozen_copy()
     policy.weights_version = 0
     return policy
+
+
+def _imitation_progress(bar: Progress, log: RunLog, phase: str, total: int) -> Callable[[int, ImitationStep], None]:
+    """Logs the steps of a phase of imitation, and shows them from the first one on."""
+    task = bar.add_task(phase, total=total, note="", visible=False)
+    first = [0, 0.0]  # step and time
+
+    def on_step(step: int, record: ImitationStep) -> None:
+        log.write(phase, step, dataclasses.asdict(record))
+        now = time.perf_counter()
+        if not first[1]:
+            first[:] = [step, now]
+        rate = (step - first[0]) / max(now - first[1], 1e-9)
+        note = f"loss {record.loss:.3f}  hits {record.accuracy:.3f}  {rate:.1f}/s"
+        bar.update(task, completed=step + 1, note=note, visible=True)
+
+    return on_step
 
 
 def _trainer(config: RunConfig, policy: LoraPolicy, algorithm: Algorithm[Any]) -> Trainer:

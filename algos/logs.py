@@ -9,6 +9,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -23,7 +26,8 @@ from .config import RunConfig
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-TRAIN = "train"
+TRAIN, TIME = "train", "time"
+"""Phases of ``metrics.jsonl``: steps of reinforcement learning, and seconds that whole phases took."""
 
 
 class RunLog:
@@ -54,6 +58,13 @@ class RunLog:
         board = self._board(phase)
         for name, value in metrics.items():
             board.add_scalar(name, value, step)
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Writes how many seconds what happens inside took, as ``<phase>_s``."""
+        started = time.perf_counter()
+        yield
+        self.write(TIME, self.resume_from, {f"{phase}_s": time.perf_counter() - started})
 
     def _board(self, phase: str) -> SummaryWriter:
         """A folder per phase: what is purged on a resume is purged for all curves of a folder."""

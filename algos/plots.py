@@ -6,43 +6,53 @@ lightness, and different line styles.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .logs import read_metrics
 
 if TYPE_CHECKING:
-    from .report import StoredEvaluation
+    from .stored import StoredEvaluation
 
 BEFORE, AFTER = "#9a6b00", "#0b5fa5"
+CURVES = (  # evaluation, label, colour, line style
+    ("before", "warm start", BEFORE, "--"),
+    ("after", "trained", AFTER, "-"),
+    ("imitation", "imitation of the expert", "#777777", ":"),
+    ("expert", "expert", "#bbbbbb", "-."),
+)
 
 
-def plot_run(run: Path, before: StoredEvaluation | None, after: StoredEvaluation | None) -> None:
+def plot_run(run: Path, stored: Mapping[str, StoredEvaluation | None]) -> None:
     """Writes ``plot.png``: F1 over training, F1 by goals, Q(m) by turn, tokens by turn.
 
     Args:
         run: The run folder.
-        before: Evaluation of the warm start, if there is one.
-        after: Evaluation of the trained policy, if there is one.
+        stored: Evaluations by name: ``before`` (the warm start), ``after`` (the trained policy), and the ceilings
+            ``imitation`` and ``expert``; any may be missing.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(11, 6.2), dpi=110, facecolor="white", layout="constrained")
     axes: Any = figure.subplots(2, 2)
     _training_curve(axes[0, 0], read_metrics(run, "train"))
-    for label, stored, colour, style in (("warm start", before, BEFORE, "--"), ("trained", after, AFTER, "-")):
-        if stored is None:
+    for name, label, colour, style in CURVES:
+        found = stored.get(name)
+        if found is None:
             continue
-        goals = [row.goals for row in stored.rows]
-        f1 = [row.f1 for row in stored.rows]
+        goals = [row.goals for row in found.rows]
+        f1 = [row.f1 for row in found.rows]
         # Rounding can put a bound a hair beyond the mean, which matplotlib refuses.
-        low = [max(row.f1 - row.f1_interval[0], 0.0) for row in stored.rows]
-        high = [max(row.f1_interval[1] - row.f1, 0.0) for row in stored.rows]
+        low = [max(row.f1 - row.f1_interval[0], 0.0) for row in found.rows]
+        high = [max(row.f1_interval[1] - row.f1, 0.0) for row in found.rows]
         axes[0, 1].errorbar(
             goals, f1, yerr=[low, high], label=label, color=colour, linestyle=style, marker="o", capsize=3
         )
-        most = max(stored.quality.by_turn, default=0)
-        for axis, by_turn in ((axes[1, 0], stored.quality.by_turn), (axes[1, 1], stored.tokens_by_turn)):
+        if name not in ("before", "after"):
+            continue
+        most = max(found.quality.by_turn, default=0)
+        for axis, by_turn in ((axes[1, 0], found.quality.by_turn), (axes[1, 1], found.tokens_by_turn)):
             values = by_turn.get(most, [])
             axis.plot(
                 range(1, len(values) + 1),

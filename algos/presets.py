@@ -29,16 +29,16 @@ TINY = RunConfig(
         target="all",
         perfect_steps=1000,
         demonstrator_steps=250,
-        short_steps=250,
-        short_goals=4,
+        curriculum=((250, 2),),
         recall_rows=True,
         forget=0.2,
         goals=(1, 10),
         tokens_per_step=2500,
         optim=OptimConfig(name="muon", lr=5e-3, warmup_steps=30, schedule="linear", decay_from=0.5),
     ),
-    train=TrainConfig(groups_per_step=8, group_size=8, optim=OptimConfig(lr=2e-3)),
-    eval=EvalConfig(episodes=100),
+    # micro_batch_tokens: small enough for the processor's cache; 16,384 took 1.4 times as long
+    train=TrainConfig(groups_per_step=8, group_size=8, micro_batch_tokens=2048, optim=OptimConfig(lr=2e-3)),
+    eval=EvalConfig(episodes=100, ceilings=True),
 )
 
 # `smollm2`: SmolLM2-135M-Instruct on real questions; small enough for two cores, with the code path of a 7B model.

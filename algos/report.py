@@ -1,4 +1,4 @@
-"""What a run leaves for its reader: the evaluation's files, the table before and after, the picture.
+"""What a run leaves for its reader: the tables, ``summary.json``, the picture.
 
 Invariant: everything shown is read from files in the run folder, so that it can be rendered again without running
 again.
@@ -8,171 +8,99 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from mempo_env.records import Episode
+from mempo_env.metrics import bootstrap_interval
 
-from ..agents.episodes_io import save_episodes
-from ..agents.evaluation import EvaluationReport, EvaluationRow
+from ..agents.evaluation import EvaluationRow
 from .config import RunConfig
-from .memory_reward import AnswerScorer
+from .logs import TIME, read_metrics
+from .stored import StoredEvaluation, load_evaluation
 
-
-@dataclass(frozen=True)
-class Quality:
-    """Memory quality Q(m) over an evaluation.
-
-    Attributes:
-        mean: Over all memories that were written.
-        above: Share above 0.8.
-        by_turn: For each number of goals, the mean at each turn.
-    """
-
-    mean: float
-    above: float
-    by_turn: dict[int, list[float]]
-
-
-@dataclass(frozen=True)
-class StoredEvaluation:
-    """An evaluation as a run folder holds it."""
-
-    rows: tuple[EvaluationRow, ...]
-    quality: Quality
-    tokens_by_turn: dict[int, list[float]]
-
-
-def memory_quality(episodes: Sequence[Episode], scorer: AnswerScorer) -> Quality:
-    """Q(m) of every memory that was written.
-
-    Args:
-        episodes: As played; those with an error are left out.
-        scorer: Scores them with the policy that played.
-
-    Returns:
-        Mean, share above 0.8, and means by turn; NaN where no memory was written.
-    """
-    where = [
-        (episode, t)
-        for episode in episodes
-        if episode.error is None
-        for t, turn in enumerate(episode.turns)
-        if turn.memory_written
-    ]
-    if not where:
-        return Quality(float("nan"), float("nan"), {})
-    values = scorer.memory_quality([(episode, episode.turns[t].memory) for episode, t in where]).tolist()
-    collected: dict[int, dict[int, list[float]]] = {}
-    for (episode, t), value in zip(where, values, strict=True):
-        collected.setdefault(len(episode.task.goals), {}).setdefault(t, []).append(value)
-    by_turn = {goals: [_mean(turns[t]) for t in sorted(turns)] for goals, turns in collected.items()}
-    return Quality(_mean(values), _mean([float(value > 0.8) for value in values]), by_turn)
-
-
-def store_evaluation(report: EvaluationReport, quality: Quality, folder: Path, name: str) -> StoredEvaluation:
-    """Writes ``<name>.json`` and the episodes, and returns what was written."""
-    tokens: dict[int, dict[int, list[float]]] = {}
-    for episode in report.episodes:
-        if episode.error is not None:
-            continue
-        for t, turn in enumerate(episode.turns):
-            tokens.setdefault(len(episode.task.goals), {}).setdefault(t, []).append(turn.n_prompt + turn.n_output)
-    tokens_by_turn = {goals: [_mean(turns[t]) for t in sorted(turns)] for goals, turns in tokens.items()}
-    data = json.loads(report.to_json()) | {
-        "quality": {
-            "mean": _number(quality.mean),
-            "above_0.8": _number(quality.above),
-            "by_turn": quality.by_turn,
-        },
-        "tokens_by_turn": tokens_by_turn,
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps(data, indent=2, allow_nan=False), encoding="utf-8")
-    save_episodes(folder / f"{name}.episodes.jsonl.gz", report.episodes)
-    return StoredEvaluation(report.rows, quality, tokens_by_turn)
-
-
-def load_evaluation(path: Path) -> StoredEvaluation | None:
-    """Reads what ``store_evaluation`` wrote; None where there is no such file."""
-    if not path.exists():
-        return None
-    data: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    rows = tuple(EvaluationRow(**_restored(row)) for row in data["rows"])
-    quality = data["quality"]
-    return StoredEvaluation(
-        rows,
-        Quality(
-            _restored_number(quality["mean"]),
-            _restored_number(quality["above_0.8"]),
-            {int(k): v for k, v in quality["by_turn"].items()},
-        ),
-        {int(k): v for k, v in data["tokens_by_turn"].items()},
-    )
+EVALUATIONS = ("before", "after", "imitation", "expert")
+"""Names of a run's evaluations: the warm start, the trained policy, and the two ceilings."""
+_STEP_PARTS = ("sampling", "scoring", "update")
 
 
 def write_report(config: RunConfig, run: Path, console: Console) -> None:
-    """Prints the table before and after, writes ``summary.json`` and ``plot.png``, says where everything is."""
+    """Prints the tables, writes ``summary.json`` and ``plot.png``, says where everything is."""
     from .plots import plot_run
 
-    before, after = (load_evaluation(run / "eval" / f"{name}.json") for name in ("before", "after"))
+    stored = {name: load_evaluation(run / "eval" / f"{name}.json") for name in EVALUATIONS}
+    seconds = run_seconds(run)
+    before, after = stored["before"], stored["after"]
     if before is not None and after is not None:
-        console.print(comparison_table(config, before, after))
-    summary = {
+        console.print(comparison_table(config, stored))
+        if after.history:
+            console.print(history_table(after))
+    if "update" in seconds:
+        parts = ", ".join(f"{name} {seconds[name]:.2f}" for name in _STEP_PARTS)
+        console.print(f"seconds a step: {parts}")
+    if "imitation_s" in seconds:
+        phases = ", ".join(f"{name[:-2]} {value:.0f}" for name, value in seconds.items() if name.endswith("_s"))
+        console.print(f"seconds in all: {phases}")
+    summary: dict[str, Any] = {
         "algo": config.algo,
         "preset": config.preset,
         "seed": config.seed,
-        **{
-            name: None
-            if stored is None
-            else {
-                "quality": _number(stored.quality.mean),
-                "quality_above_0.8": _number(stored.quality.above),
-                "rows": [
-                    {
-                        "goals": row.goals,
-                        "f1": _number(row.f1),
-                        "em": _number(row.em),
-                        "success": _number(row.success),
-                        "total_tokens": _number(row.total_tokens),
-                        "peak_tokens": _number(row.peak_tokens),
-                        "episodes": row.episodes,
-                        "errors": row.errors,
-                    }
-                    for row in stored.rows
-                ],
-            }
-            for name, stored in (("before", before), ("after", after))
-        },
+        "trained_goals": list(config.goal_range),
+        "seconds": seconds,
+        **{name: None if found is None else _summary(found) for name, found in stored.items()},
     }
+    if before is not None and after is not None:
+        summary["gains"] = [
+            {
+                "goals": row.goals,
+                "f1": _number(row.f1 - old.f1),
+                "interval": [_number(bound) for bound in gain_interval(before, after, row.goals)],
+                "gap_closed": _number(gap_closed(old, row, _row(stored["imitation"], row.goals))),
+            }
+            for old, row in zip(before.rows, after.rows, strict=True)
+        ]
     (run / "summary.json").write_text(json.dumps(summary, indent=2, allow_nan=False), encoding="utf-8")
-    plot_run(run, before, after)
-    console.print(f"run folder  {run}\nplot        {run / 'plot.png'}\ncheckpoint  {run / 'checkpoints'}")
+    plot_run(run, stored)
+    console.print(
+        f"run folder  {run}\nplot        {run / 'plot.png'}\ncheckpoint  {run / 'checkpoints'}", soft_wrap=True
+    )
 
 
-def comparison_table(config: RunConfig, before: StoredEvaluation, after: StoredEvaluation) -> Table:
-    """The table a run ends with: F1, EM, success, total and peak tokens per number of goals, before and after."""
+def comparison_table(config: RunConfig, stored: dict[str, StoredEvaluation | None]) -> Table:
+    """The table a run ends with: per number of goals the warm start, the trained policy and the ceilings."""
+    before, after = stored["before"], stored["after"]
+    assert before is not None
+    assert after is not None
+    imitation = stored.get("imitation")
     table = Table(
         title=f"{config.algo} on {config.dataset}, {config.eval.split} tasks never trained on "
         f"({'greedy' if config.eval.greedy else 'sampled'})",
-        caption=f"F1, EM, success in % (F1 with 95 % interval); TT, PT in tokens, means over episodes; "
+        caption="F1, success (every goal right) in %, F1 with 95 % interval; gap: share of the distance from the warm "
+        "start to imitation of the perfect expert that was closed; TT, PT: total and peak tokens, means over n "
+        "episodes.\n"
         f"Q(m) {before.quality.mean:.3f} -> {after.quality.mean:.3f}",
+        box=box.SIMPLE_HEAD,
     )
-    for name in ("goals", "policy", "F1", "EM", "success", "TT", "PT", "turns", "episodes"):
+    for name in ("goals", "policy", "F1", "EM", "success", "gap", "TT", "PT", "turns", "n"):
         table.add_column(name, justify="left" if name == "policy" else "right")
-    for old, new in zip(before.rows, after.rows, strict=True):
-        for label, row in (("warm start", old), (config.algo, new)):
+    labels = {"before": "warm start", "after": config.algo, "imitation": "imitation of the expert", "expert": "expert"}
+    for place, old in enumerate(before.rows):
+        for name, label in labels.items():
+            found = stored.get(name)
+            if found is None:
+                continue
+            row = found.rows[place]
+            closed = gap_closed(old, row, _row(imitation, row.goals)) if name == "after" else math.nan
             table.add_row(
-                str(row.goals) if label == "warm start" else "",
+                str(row.goals) if name == "before" else "",
                 label,
                 f"{row.f1:.1f} ({row.f1_interval[0]:.1f}-{row.f1_interval[1]:.1f})",
                 f"{row.em:.1f}",
-                f"{row.success:.1f}",
+                f"{row.success:.0f}",
+                "" if math.isnan(closed) else f"{closed:.0%}",
                 f"{row.total_tokens:.0f}",
                 f"{row.peak_tokens:.0f}",
                 f"{row.turns:.1f}",
@@ -182,22 +110,88 @@ def comparison_table(config: RunConfig, before: StoredEvaluation, after: StoredE
     return table
 
 
-def _restored(row: dict[str, Any]) -> dict[str, Any]:
-    """A row's values from their JSON form: intervals are tuples, a mean over nothing is NaN."""
-    values = {
-        name: tuple(_restored_number(part) for part in value) for name, value in row.items() if type(value) is list
+def history_table(after: StoredEvaluation) -> Table:
+    """What full history would have cost for the trained policy's episodes, beside the bound on what can be saved."""
+    table = Table(
+        title="The same episodes with full history",
+        caption="bound: most of TT that could be saved if tool results were all that costs, 1 - 2 / (C + 1) for C "
+        "calls",
+        box=box.SIMPLE_HEAD,
+    )
+    for name in ("goals", "calls C", "TT memory", "TT history", "saved", "bound", "PT memory", "PT history", "saved"):
+        table.add_column(name, justify="right")
+    for goals, cost in sorted(after.history.items()):
+        n = cost.episodes
+        table.add_row(
+            str(goals),
+            f"{cost.calls:.1f}",
+            f"{cost.memory_total / n:.0f}",
+            f"{cost.history_total / n:.0f}",
+            f"{cost.saving_total:.0%}",
+            f"{cost.bound:.0%}",
+            f"{cost.memory_peak / n:.0f}",
+            f"{cost.history_peak / n:.0f}",
+            f"{cost.saving_peak:.0%}",
+        )
+    return table
+
+
+def gap_closed(before: EvaluationRow, after: EvaluationRow, ceiling: EvaluationRow | None) -> float:
+    """Share of the distance from the warm start's F1 to a ceiling's that training closed; NaN where there is none."""
+    if ceiling is None or not ceiling.f1 > before.f1:
+        return math.nan
+    return (after.f1 - before.f1) / (ceiling.f1 - before.f1)
+
+
+def gain_interval(before: StoredEvaluation, after: StoredEvaluation, goals: int) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean gain in F1 over tasks, paired by task; those with a fault are left out."""
+    pairs = zip(before.f1[goals], after.f1[goals], strict=True)
+    return bootstrap_interval([new - old for old, new in pairs if not math.isnan(new - old)])
+
+
+def run_seconds(run: Path) -> dict[str, float]:
+    """Where a run's time went: mean seconds of each part of a step, and the sum over its phases (``.._s``)."""
+    steps = read_metrics(run, "train")
+    seconds: dict[str, float] = {}
+    for name in _STEP_PARTS:
+        values = [step[f"time/{name}_s"] for step in steps if f"time/{name}_s" in step]
+        if values:
+            seconds[name] = sum(values) / len(values)
+    for line in read_metrics(run, TIME):
+        for name, value in line.items():
+            if name.endswith("_s"):
+                seconds[name] = seconds.get(name, 0.0) + value
+    return seconds
+
+
+def _summary(stored: StoredEvaluation) -> dict[str, Any]:
+    scores, costs = ("f1", "em", "success"), ("total_tokens", "peak_tokens", "turns", "tool_calls")
+    fields = ("goals", *scores, *costs, "episodes", "errors")
+    return {
+        "quality": _number(stored.quality.mean),
+        "quality_above_0.8": _number(stored.quality.above),
+        "rows": [
+            {name: _number(getattr(row, name)) for name in fields}
+            | {"f1_interval": [_number(bound) for bound in row.f1_interval]}
+            for row in stored.rows
+        ],
+        "history": [
+            {
+                "goals": goals,
+                "saving_total": c.saving_total,
+                "saving_peak": c.saving_peak,
+                "bound": c.bound,
+                "calls": c.calls,
+            }
+            for goals, c in sorted(stored.history.items())
+        ],
     }
-    return {name: _restored_number(value) for name, value in row.items()} | values
+
+
+def _row(stored: StoredEvaluation | None, goals: int) -> EvaluationRow | None:
+    return None if stored is None else next((row for row in stored.rows if row.goals == goals), None)
 
 
 def _number(value: float) -> float | None:
     """NaN, a mean over nothing, has no JSON form."""
     return None if math.isnan(value) else value
-
-
-def _restored_number(value: Any) -> Any:
-    return math.nan if value is None else value
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else float("nan")

@@ -9,8 +9,12 @@ Invariant: after the warm start KL(policy || reference) is 0.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import partial
+
+import torch
 
 from mempo_env.records import Episode
 
@@ -25,6 +29,8 @@ from .memory_reward import AnswerScorer
 from .optim import Optimizer, trainable
 from .setup import env_factory
 from .trainer import task_seed
+
+OnStep = Callable[[int, ImitationStep], None]
 
 _IMITATION_STREAM = 1 << 20
 """Offset of the step number in ``task_seed``, so that demonstrated and trained tasks are drawn apart."""
@@ -77,46 +83,80 @@ def warm_start(
     config: RunConfig,
     policy: LoraPolicy,
     *,
-    forget_after: bool = True,
-    on_step: Callable[[int, ImitationStep], None] | None = None,
+    on_step: OnStep | None = None,
+    on_ceiling: Callable[[], None] | None = None,
+    on_ceiling_step: OnStep | None = None,
 ) -> None:
     """Trains a policy by imitation, in place, on whatever parameters of its model ask for a gradient.
 
     Args:
         config: The run; ``config.warm_start`` says how long, on how many goals, and how much is forgotten.
         policy: What learns.
-        forget_after: Whether the second part imitates the imperfect demonstrator (False: the perfect expert throughout,
-            the ceiling that imitation can reach with the same number of steps).
         on_step: Called after each optimizer step.
+        on_ceiling: If given, what imitation could reach with the same number of steps is shown first: the last part
+            imitates the perfect expert, ``on_ceiling`` is called while the policy has the weights of that, and then
+            weights and optimizer go back to where that part began. The result is the same to the bit either way.
+        on_ceiling_step: Called after each optimizer step of that branch.
     """
     settings = config.warm_start
-    forget = settings.forget if forget_after else 0.0
+    optimizer = Optimizer(trainable(policy.model), settings.optim, settings.perfect_steps + settings.demonstrator_steps)
+    perfect, last = _parts(settings)
+    for part in perfect:
+        _imitate_part(config, policy, optimizer, part, on_step)
+    if on_ceiling is not None:
+        weights = [parameter.detach().clone() for parameter in optimizer.parameters]
+        state = copy.deepcopy(optimizer.state_dict())
+        _imitate_part(config, policy, optimizer, replace(last, forget=0.0), on_ceiling_step)
+        on_ceiling()
+        with torch.no_grad():
+            for parameter, before in zip(optimizer.parameters, weights, strict=True):
+                parameter.copy_(before)
+        optimizer.load_state_dict(state)
+        policy.train_mode()
+    _imitate_part(config, policy, optimizer, last, on_step)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A stretch of the warm start: its steps, the goals of its tasks, and how much its demonstrator forgets."""
+
+    start: int
+    steps: int
+    goals: tuple[int, int]
+    forget: float
+
+
+def _parts(settings: WarmStartConfig) -> tuple[list[_Part], _Part]:
+    """The parts on the perfect expert, and the last one, on the demonstrator."""
     low, high = settings.goals
-    short = min(settings.short_steps, settings.perfect_steps)
-    parts = (  # steps, goals, rate of forgetting
-        (short, (low, settings.short_goals), 0.0),
-        (settings.perfect_steps - short, (low, high), 0.0),
-        (settings.demonstrator_steps, (low, high), forget),
-    )
-    optimizer = Optimizer(trainable(policy.model), settings.optim, sum(steps for steps, _, _ in parts))
-    done = 0
-    for steps, goals, rate in parts:
-        if not steps:
-            continue
-        offset = done  # also sets the parts' tasks apart
-        with EnvPool(env_factory(config, goals, "train", CodecTokenCounter(policy.codec))) as envs:
-            rows = demonstrator(config, policy, envs, rate, first_chunk=offset)
-            imitate(
-                policy,
-                optimizer,
-                imitation_batches(rows, settings.tokens_per_step, config.seed + offset),
-                steps,
-                # Several passes a step, each of similar lengths: little padding, at any mix of lengths.
-                micro_batch_tokens=min(config.train.micro_batch_tokens, settings.tokens_per_step // 2),
-                on_step=None if on_step is None else partial(_shifted, on_step, offset),
-            )
+    perfect, done = [], 0
+    for wanted, most in settings.curriculum:
+        steps = min(wanted, settings.perfect_steps - done)
+        perfect.append(_Part(done, steps, (low, most), 0.0))
         done += steps
+    perfect.append(_Part(done, settings.perfect_steps - done, (low, high), 0.0))
+    return perfect, _Part(settings.perfect_steps, settings.demonstrator_steps, (low, high), settings.forget)
 
 
-def _shifted(on_step: Callable[[int, ImitationStep], None], offset: int, step: int, record: ImitationStep) -> None:
+def _imitate_part(
+    config: RunConfig, policy: LoraPolicy, optimizer: Optimizer, part: _Part, on_step: OnStep | None
+) -> None:
+    if not part.steps:
+        return
+    settings = config.warm_start
+    with EnvPool(env_factory(config, part.goals, "train", CodecTokenCounter(policy.codec))) as envs:
+        # The part's first step also sets the parts' tasks apart.
+        rows = demonstrator(config, policy, envs, part.forget, first_chunk=part.start)
+        imitate(
+            policy,
+            optimizer,
+            imitation_batches(rows, settings.tokens_per_step, config.seed + part.start),
+            part.steps,
+            # Several passes a step, each of similar lengths: little padding, at any mix of lengths.
+            micro_batch_tokens=min(config.train.micro_batch_tokens, settings.tokens_per_step // 2),
+            on_step=None if on_step is None else partial(_shifted, on_step, part.start),
+        )
+
+
+def _shifted(on_step: OnStep, offset: int, step: int, record: ImitationStep) -> None:
     on_step(offset + step, record)

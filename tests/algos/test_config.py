@@ -82,7 +82,8 @@ def test_configurations_import_no_torch() -> None:
         (lambda: WarmStartConfig(forget=1.5), "forget=1.5"),
         (lambda: WarmStartConfig(goals=(3, 2)), "goals 3 2"),
         (lambda: WarmStartConfig(target="base"), r"WarmStartConfig\.target"),  # type: ignore[arg-type]
-        (lambda: WarmStartConfig(short_steps=1, short_goals=17), "goals 1 17"),
+        (lambda: WarmStartConfig(perfect_steps=1, curriculum=((1, 17),)), "goals 1 17"),
+        (lambda: WarmStartConfig(perfect_steps=5, curriculum=((0, 1),)), "curriculum_steps=0"),
         (lambda: WarmStartConfig(perfect_steps=-1), "perfect_steps=-1"),
         (lambda: TrainConfig(group_size=0), "group_size=0"),
         (lambda: TrainConfig(groups_per_step=2, minibatches=3), "minibatches=3 cannot exceed groups_per_step=2"),

@@ -137,7 +137,7 @@ def test_empty_demonstrations_are_refused() -> None:
 @pytest.fixture
 def tiny_run() -> RunConfig:
     warm = WarmStartConfig(
-        target="all", perfect_steps=6, demonstrator_steps=4, short_steps=3, short_goals=1, forget=0.5, goals=(1, 2),
+        target="all", perfect_steps=6, demonstrator_steps=4, curriculum=((3, 1),), forget=0.5, goals=(1, 2),
         tokens_per_step=600, episodes_per_chunk=8, optim=OptimConfig(name="muon", lr=5e-3, schedule="linear"),
     )  # fmt: skip
     return replace(get_preset("tiny"), warm_start=warm)
@@ -185,6 +185,33 @@ def test_parts_of_the_warm_start_differ_in_goals_and_flaws(
     assert set().union(*goals) == {1, 2}
     seeds = [episode.seed for _, episodes in played for episode in episodes]
     assert len(set(seeds)) == len(seeds)
+
+
+def test_the_ceiling_is_the_perfect_expert_and_leaves_no_trace(make_policy: Any, tiny_run: RunConfig) -> None:
+    """What imitation could reach is what a demonstrator without flaws would have taught, to the bit; and the warm start
+    that follows is the one that would have been without it."""
+
+    def weights(policy: Any) -> list[torch.Tensor]:
+        return [parameter.detach().clone() for parameter in policy.model.parameters()]
+
+    def same(some: list[torch.Tensor], others: list[torch.Tensor]) -> bool:
+        return all(torch.equal(p, q) for p, q in zip(some, others, strict=True))
+
+    plain, with_ceiling, perfect = (make_policy(adapter=False) for _ in range(3))
+    warm_start(tiny_run, plain)
+    warm_start(replace(tiny_run, warm_start=replace(tiny_run.warm_start, forget=0.0)), perfect)
+    ceiling: list[list[torch.Tensor]] = []
+    steps: list[int] = []
+    warm_start(
+        tiny_run,
+        with_ceiling,
+        on_ceiling=lambda: ceiling.append(weights(with_ceiling)),
+        on_ceiling_step=lambda step, _: steps.append(step),
+    )
+    assert steps == [6, 7, 8, 9]
+    assert same(weights(with_ceiling), weights(plain))
+    assert same(ceiling[0], weights(perfect))
+    assert not same(ceiling[0], weights(plain))
 
 
 def test_an_adapter_can_be_the_target(make_policy: Any, tiny_run: RunConfig) -> None:
