@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,15 +55,23 @@ def write_report(config: RunConfig, run: Path, console: Console) -> None:
         **{name: None if found is None else _summary(found) for name, found in stored.items()},
     }
     if before is not None and after is not None:
-        summary["gains"] = [
-            {
-                "goals": row.goals,
-                "f1": _number(row.f1 - old.f1),
-                "interval": [_number(bound) for bound in gain_interval(before, after, row.goals)],
-                "gap_closed": _number(gap_closed(old, row, _row(stored["imitation"], row.goals))),
-            }
+        low, high = config.goal_range
+        trained = [row.goals for row in before.rows if low <= row.goals <= high]
+        gains = [gain(before, after, [row.goals]) for row in before.rows]
+        closed = [
+            gap_closed(old, row, _row(stored["imitation"], row.goals))
             for old, row in zip(before.rows, after.rows, strict=True)
         ]
+        summary["gains"] = [
+            _gain(one) | {"gap_closed": _number(share)} for one, share in zip(gains, closed, strict=True)
+        ]
+        if trained:
+            together = gain(before, after, trained)
+            summary["gain"] = _gain(together)
+            console.print(
+                f"F1 over {', '.join(map(str, trained))} goals: {together.f1:+.1f} points (95 % interval "
+                f"{together.interval[0]:+.1f} to {together.interval[1]:+.1f}, paired by task)"
+            )
     (run / "summary.json").write_text(json.dumps(summary, indent=2, allow_nan=False), encoding="utf-8")
     plot_run(run, stored)
     console.print(
@@ -143,10 +153,27 @@ def gap_closed(before: EvaluationRow, after: EvaluationRow, ceiling: EvaluationR
     return (after.f1 - before.f1) / (ceiling.f1 - before.f1)
 
 
-def gain_interval(before: StoredEvaluation, after: StoredEvaluation, goals: int) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean gain in F1 over tasks, paired by task; those with a fault are left out."""
-    pairs = zip(before.f1[goals], after.f1[goals], strict=True)
-    return bootstrap_interval([new - old for old, new in pairs if not math.isnan(new - old)])
+@dataclass(frozen=True)
+class Gain:
+    """What training gained in F1 over the same tasks, paired by task; tasks with a fault on either side are left out.
+
+    Attributes:
+        goals: Numbers of goals that are taken together.
+        f1: Mean difference, in points.
+        interval: Its 95 % bootstrap interval.
+    """
+
+    goals: tuple[int, ...]
+    f1: float
+    interval: tuple[float, float]
+
+
+def gain(before: StoredEvaluation, after: StoredEvaluation, goals: Sequence[int]) -> Gain:
+    """The gain in F1 at some numbers of goals, taken together; NaN where no task is left."""
+    pairs = [pair for n in goals for pair in zip(before.f1[n], after.f1[n], strict=True)]
+    differences = [new - old for old, new in pairs if not math.isnan(new - old)]
+    mean = sum(differences) / len(differences) if differences else math.nan
+    return Gain(tuple(goals), mean, bootstrap_interval(differences))
 
 
 def run_seconds(run: Path) -> dict[str, float]:
@@ -162,6 +189,14 @@ def run_seconds(run: Path) -> dict[str, float]:
             if name.endswith("_s"):
                 seconds[name] = seconds.get(name, 0.0) + value
     return seconds
+
+
+def _gain(found: Gain) -> dict[str, Any]:
+    return {
+        "goals": list(found.goals),
+        "f1": _number(found.f1),
+        "interval": [_number(bound) for bound in found.interval],
+    }
 
 
 def _summary(stored: StoredEvaluation) -> dict[str, Any]:

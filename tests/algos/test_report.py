@@ -20,7 +20,7 @@ from mempo_env.agents.history_cost import history_cost
 from mempo_env.algos.logs import RunLog, read_metrics
 from mempo_env.algos.plots import plot_run
 from mempo_env.algos.presets import get_preset
-from mempo_env.algos.report import comparison_table, gain_interval, gap_closed, history_table, run_seconds, write_report
+from mempo_env.algos.report import Gain, comparison_table, gain, gap_closed, history_table, run_seconds, write_report
 from mempo_env.algos.stored import Quality, load_evaluation, memory_quality, store_evaluation
 from mempo_env.envs.multi_goal import MultiGoalEnv
 from mempo_env.tokens import RegexTokenCounter
@@ -135,7 +135,7 @@ def test_gains_and_ceilings(played: EvaluationReport, tmp_path: Path) -> None:
     stored = store_evaluation(played, nothing, tmp_path, "x", {})
     before = dataclasses.replace(stored, f1={2: [10.0, 20.0, math.nan, 30.0]})
     after = dataclasses.replace(stored, f1={2: [15.0, 25.0, 99.0, 35.0]})
-    assert gain_interval(before, after, 2) == (5.0, 5.0)
+    assert gain(before, after, [2]) == Gain((2,), 5.0, (5.0, 5.0))
 
     low, high, ceiling = (dataclasses.replace(played.rows[0], f1=f1) for f1 in (40.0, 60.0, 90.0))
     assert gap_closed(low, high, ceiling) == pytest.approx(0.4)
