@@ -32,7 +32,7 @@ from .config import RunConfig
 from .config_io import read_config, write_config
 from .logs import RunLog, plain_words, progress_bar, self_check
 from .memory_reward import AnswerScorer
-from .optim import Optimizer, trainable
+from .optim import make_optimizer
 from .report import memory_quality, store_evaluation, write_report
 from .run_folder import check_new_folder, guarded, new_folder
 from .setup import build_policy, check_environments, choose_device, env_factory, make_policy
@@ -225,15 +225,11 @@ def _warm(config: RunConfig, policy: LoraPolicy, run: Path, log: RunLog, console
 def _trainer(config: RunConfig, policy: LoraPolicy, algorithm: Algorithm[Any]) -> Trainer:
     settings = config.train
     envs = EnvPool(env_factory(config, config.goal_range, "train", CodecTokenCounter(policy.codec)))
-    parameters = [*trainable(policy.model)]
-    known = {id(parameter) for _, parameter in parameters}
-    extra = [parameter for parameter in algorithm.extra_parameters() if id(parameter) not in known]
-    parameters += [(f"algorithm.{index}", parameter) for index, parameter in enumerate(extra)]
     steps = config.steps * settings.epochs * settings.minibatches
     updater = Updater(
         policy,
         algorithm,
-        Optimizer(parameters, settings.optim, steps),
+        make_optimizer(policy, algorithm, settings.optim, steps),
         epochs=settings.epochs,
         minibatches=settings.minibatches,
         micro_batch_tokens=settings.micro_batch_tokens,
