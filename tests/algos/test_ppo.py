@@ -315,6 +315,17 @@ def test_at_step_0_the_ratio_is_one_kl_and_values_are_zero(
         assert torch.allclose(value, torch.full_like(value, rest), atol=1e-6)
 
 
+def test_the_critic_learns_from_turns_without_advantage(make_ppo: Any, shared_groups: Any, fake_scorer: Any) -> None:
+    policy, algorithm = make_ppo(PPOConfig(beta=0.0))
+    found = algorithm.advantages(shared_groups, fake_scorer()).tokens
+    flat = Advantages({key: torch.zeros_like(value) for key, value in found.items()})
+    metrics = update(policy, algorithm, shared_groups, flat)
+    assert metrics["train/rows"] == len(found)
+    assert metrics["train/grad_norm"] == 0
+    assert all(bool(p.grad.any()) for p in algorithm.critic_parameters() if p.grad is not None)
+    assert algorithm.critic.head.weight.grad is not None
+
+
 def test_an_error_is_as_if_it_had_not_been_played(make_ppo: Any, shared_groups: Any, fake_scorer: Any) -> None:
     group, found = shared_groups[0], []
     for groups in ([(*group[:3], group[3].replace(error="down"))], [group[:3]]):
