@@ -102,6 +102,23 @@ def add_frozen_copy(model: nn.Module, source: str, name: str) -> None:
     set_peft_model_state_dict(model, adapter_state(model, source), adapter_name=name)
 
 
+def adapter_parameters(model: nn.Module, name: str) -> list[nn.Parameter]:
+    """The parameters of one adapter, in the model's order.
+
+    Raises:
+        ValueError: There is no such adapter.
+    """
+    _require(model, name)
+    found = []
+    for layer in (module for module in model.modules() if isinstance(module, BaseTunerLayer)):
+        for container in layer.adapter_layer_names:
+            adapters = getattr(layer, container)
+            if name in adapters:
+                part = adapters[name]
+                found += [part] if isinstance(part, nn.Parameter) else [*part.parameters()]
+    return found
+
+
 def adapter_state(model: nn.Module, name: str) -> dict[str, Tensor]:
     """The weights of one adapter, by peft's names."""
     return dict(get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False))

@@ -28,6 +28,7 @@ from .adapters import (
     POLICY,
     REFERENCE,
     adapter_names,
+    adapter_parameters,
     add_frozen_copy,
     evaluation_mode,
     load_adapter,
@@ -195,6 +196,16 @@ class LoraPolicy:
     def add_frozen_copy(self, name: str = REFERENCE) -> None:
         """Adds an adapter with the policy's weights of now, which no optimizer will touch."""
         add_frozen_copy(self.model, POLICY, name)
+
+    def add_trainable_copy(self, name: str) -> None:
+        """Adds an adapter with the policy's weights of now, to be trained for another end, such as a critic."""
+        add_frozen_copy(self.model, POLICY, name)
+        for parameter in self.adapter_parameters(name):
+            parameter.requires_grad_(True)
+
+    def adapter_parameters(self, name: str) -> list[nn.Parameter]:
+        """The parameters of one adapter."""
+        return adapter_parameters(self.model, name)
 
     # Files ------------------------------------------------------------------------------------------------------------
 

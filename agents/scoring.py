@@ -105,6 +105,28 @@ def causal_lm(model: nn.Module) -> nn.Module:
     return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
 
 
+def output_states(model: nn.Module, batch: RowBatch) -> Tensor:
+    """Hidden states from which a batch's output tokens are predicted, under the active adapter.
+
+    Args:
+        model: A causal LM of transformers, plain or under peft.
+        batch: Rows of (B, T) ids with (B, O) outputs.
+
+    Returns:
+        (N, D), the states before the N output tokens of all rows, row by row; the head has not been applied.
+    """
+    decoder = causal_lm(model).get_decoder()  # type: ignore[operator]
+    hidden = decoder(input_ids=batch.input_ids, use_cache=False).last_hidden_state  # (B, T, D)
+    rows = torch.arange(hidden.shape[0], device=hidden.device)[:, None]  # (B, 1)
+    selected: Tensor = hidden[rows, batch.positions][batch.mask]  # (N, D)
+    return selected
+
+
+def per_token(batch: RowBatch, values: Tensor) -> Tensor:
+    """Puts one value per output token (N,) into (B, O), 0 beyond each row's output."""
+    return values.new_zeros(batch.mask.shape).masked_scatter(batch.mask, values)  # (B, O)
+
+
 def output_logprobs(
     model: nn.Module,
     batch: RowBatch,
@@ -133,9 +155,7 @@ def output_logprobs(
     for name in _HEAD_CHANGES:
         if getattr(lm.config, name, None) not in (None, 1, 1.0):
             raise UserError(f"models with {name} in their config are not supported: their logits change after the head")
-    hidden = lm.get_decoder()(input_ids=batch.input_ids, use_cache=False).last_hidden_state  # type: ignore[operator]  # (B, T, D)
-    rows = torch.arange(hidden.shape[0], device=hidden.device)[:, None]  # (B, 1)
-    selected = hidden[rows, batch.positions][batch.mask]  # (N, D), N output tokens of all rows
+    selected = output_states(model, batch)  # (N, D), N output tokens of all rows
     targets = batch.targets[batch.mask]  # (N,)
     head = lm.get_output_embeddings()  # type: ignore[operator]
 
@@ -157,11 +177,7 @@ def output_logprobs(
         flat = torch.cat([part[0] for part in parts])  # (N,)
         flat_entropy = torch.cat([part[1] for part in parts])  # (N,)
 
-    def spread_out(values: Tensor) -> Tensor:
-        full = values.new_zeros(batch.mask.shape)  # (B, O)
-        return full.masked_scatter(batch.mask, values)
-
-    return spread_out(flat), spread_out(flat_entropy) if entropy else None
+    return per_token(batch, flat), per_token(batch, flat_entropy) if entropy else None
 
 
 @torch.no_grad()

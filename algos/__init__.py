@@ -6,6 +6,7 @@ torch.
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from mempo_env.plugins import Registry
@@ -14,11 +15,17 @@ if TYPE_CHECKING:
     from .base import Algorithm
 
 ALGORITHMS: Registry[type[Algorithm[Any]]] = Registry("algorithm", "mempo_env.algos")
+ALGORITHMS.register("ppo", "mempo_env.algos.ppo:PPO")
 ALGORITHMS.register("grpo", "mempo_env.algos.grpo:GRPO")
 ALGORITHMS.register("mempo", "mempo_env.algos.mempo:MemPO")
 ALGORITHMS.register("mempo-paper", "mempo_env.algos.mempo:MemPOPaper")
 
-_BUILT_IN_CONFIGS = {"grpo": "GRPOConfig", "mempo": "MemPOConfig", "mempo-paper": "MemPOPaperConfig"}
+_BUILT_IN_CONFIGS = {
+    "ppo": ".ppo_config:PPOConfig",
+    "grpo": ".algorithm_config:GRPOConfig",
+    "mempo": ".algorithm_config:MemPOConfig",
+    "mempo-paper": ".algorithm_config:MemPOPaperConfig",
+}
 
 
 def algorithm_settings(name: str) -> tuple[str, type[Any]]:
@@ -34,9 +41,8 @@ def algorithm_settings(name: str) -> tuple[str, type[Any]]:
         UserError: The name is unknown, or what it stands for is no algorithm.
     """
     if name in _BUILT_IN_CONFIGS:
-        from . import algorithm_config
-
-        return name, getattr(algorithm_config, _BUILT_IN_CONFIGS[name])
+        module, _, settings = _BUILT_IN_CONFIGS[name].partition(":")
+        return name, getattr(importlib.import_module(module, __package__), settings)
     if ":" not in name and name not in ALGORITHMS.names():
         ALGORITHMS.get(name)  # raises: it is unknown
     from .base import get_algorithm

@@ -90,12 +90,14 @@ class Algorithm(ABC, Generic[C]):
         config_class: Dataclass of its settings; the defaults are the published ones.
         source: Where it was published.
         critic_adapter: Adapter under which ``critic_loss`` runs forward and backward; None: the policy's own.
+        micro_batch_tokens: Padded tokens of a forward pass of the algorithm's own; the updater sets it to its own.
     """
 
     name: ClassVar[str]
     config_class: ClassVar[type]
     source: ClassVar[str]
     critic_adapter: str | None = None
+    micro_batch_tokens: int = 16384
 
     def __init__(self, config: C | None = None) -> None:
         self.config: C = config if config is not None else self.config_class()
@@ -130,8 +132,22 @@ class Algorithm(ABC, Generic[C]):
         """Parameters outside the policy's model that the optimizer steps, such as a value head's."""
         return ()
 
-    def critic_loss(self, policy: LoraPolicy, batch: TokenBatch, keys: Sequence[TurnKey]) -> Tensor | None:  # noqa: ARG002
-        """Per-token loss (B, O) of a critic, or None.
+    def critic_parameters(self) -> Iterable[torch.nn.Parameter]:
+        """Those of the trained parameters that are a critic's: their gradient is clipped apart from the policy's."""
+        return ()
+
+    @property
+    def critic_lr_factor(self) -> float:
+        """Learning rate of ``critic_parameters`` as a multiple of the policy's."""
+        return 1.0
+
+    def critic_loss(
+        self,
+        policy: LoraPolicy,  # noqa: ARG002
+        batch: TokenBatch,  # noqa: ARG002
+        keys: Sequence[TurnKey],  # noqa: ARG002
+    ) -> tuple[Tensor, dict[str, Tensor]] | None:
+        """Per-token loss (B, O) of a critic and (B, O) quantities to log as token means, or None.
 
         It is called under ``critic_adapter``, and run backward before the updater switches back; it must not switch
         adapters itself. The mask and the weights of the objective are the updater's.

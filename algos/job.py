@@ -35,7 +35,7 @@ from .imitation import ImitationStep
 from .logs import RunLog, plain_words, progress_bar, self_check
 from .measure import evaluate_expert, evaluate_policy
 from .memory_reward import AnswerScorer
-from .optim import Optimizer, trainable
+from .optim import make_optimizer
 from .report import write_report
 from .run_folder import check_new_folder, guarded, new_folder
 from .setup import build_policy, check_environments, choose_device, env_factory, make_policy
@@ -205,15 +205,11 @@ def _imitation_progress(bar: Progress, log: RunLog, phase: str, total: int) -> C
 def _trainer(config: RunConfig, policy: LoraPolicy, algorithm: Algorithm[Any]) -> Trainer:
     settings = config.train
     envs = EnvPool(env_factory(config, config.goal_range, "train", CodecTokenCounter(policy.codec)))
-    parameters = [*trainable(policy.model)]
-    known = {id(parameter) for _, parameter in parameters}
-    extra = [parameter for parameter in algorithm.extra_parameters() if id(parameter) not in known]
-    parameters += [(f"algorithm.{index}", parameter) for index, parameter in enumerate(extra)]
     steps = config.steps * settings.epochs * settings.minibatches
     updater = Updater(
         policy,
         algorithm,
-        Optimizer(parameters, settings.optim, steps),
+        make_optimizer(policy, algorithm, settings.optim, steps),
         epochs=settings.epochs,
         minibatches=settings.minibatches,
         micro_batch_tokens=settings.micro_batch_tokens,

@@ -118,7 +118,7 @@ class Updater:
         self.optimizer = optimizer
         self.epochs = epochs
         self.minibatches = minibatches
-        self.micro_batch_tokens = micro_batch_tokens
+        self.micro_batch_tokens = algorithm.micro_batch_tokens = micro_batch_tokens
         self.chunk_tokens = chunk_tokens
 
     def update(self, groups: Sequence[Group], advantages: Advantages) -> dict[str, float]:
@@ -242,11 +242,12 @@ class Updater:
         """Adds a critic's gradient, forward and backward under its own adapter; returns what to log."""
         name = self.algorithm.critic_adapter
         with nullcontext() if name is None else self.policy.use_adapter(name):
-            loss = self.algorithm.critic_loss(self.policy, replace(tokens, logprobs=tokens.logprobs.detach()), keys)
-            if loss is None:
+            found = self.algorithm.critic_loss(self.policy, replace(tokens, logprobs=tokens.logprobs.detach()), keys)
+            if found is None:
                 return {}
+            loss, logged = found  # (B, O)
             (loss * weights).sum().backward()  # type: ignore[no-untyped-call]
-        return {"train/critic_loss": loss.detach()}
+        return {"train/critic_loss": loss.detach(), **logged}
 
 
 class _TokenMeans:

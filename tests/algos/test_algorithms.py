@@ -18,7 +18,7 @@ from mempo_env.algos.algorithm_config import EPS, GRPOConfig, MemPOConfig, MemPO
 from mempo_env.algos.base import Algorithm, get_algorithm
 from mempo_env.algos.config import OptimConfig
 from mempo_env.algos.config_io import config_from_dict
-from mempo_env.algos.grpo import GRPO
+from mempo_env.algos.grpo import GRPO, GroupRelative
 from mempo_env.algos.mempo import MemPO, MemPOPaper
 from mempo_env.algos.optim import Optimizer, trainable
 from mempo_env.algos.update import Updater
@@ -28,6 +28,24 @@ from mempo_env.rewards import TurnContext
 
 NAMES = ALGORITHMS.names()
 every_algorithm = pytest.mark.parametrize("name", NAMES)
+every_comparing_algorithm = pytest.mark.parametrize(
+    "name", [name for name in NAMES if issubclass(get_algorithm(name), GroupRelative)]
+)
+
+
+@pytest.fixture
+def ready(make_policy: Any) -> Callable[[str], Algorithm[Any]]:
+    """Algorithms with their defaults, set up on an untrained policy; a value head says something else than 0."""
+
+    def make(name: str) -> Algorithm[Any]:
+        algorithm = get_algorithm(name)()
+        algorithm.setup(make_policy())
+        with torch.no_grad():
+            for parameter in algorithm.extra_parameters():
+                parameter.copy_(torch.linspace(-0.2, 0.3, parameter.numel()).reshape(parameter.shape))
+        return algorithm
+
+    return make
 
 
 @every_algorithm
@@ -41,10 +59,12 @@ def test_defaults_construct_and_settings_survive_json(name: str) -> None:
 
 
 @every_algorithm
-def test_every_token_of_every_turn_has_an_advantage(name: str, shared_groups: Any, fake_scorer: Any) -> None:
+def test_every_token_of_every_turn_has_an_advantage(
+    name: str, ready: Any, shared_groups: Any, fake_scorer: Any
+) -> None:
     broken = shared_groups[0][1].replace(error="the tool was down", truncated=True, terminated=False)
     groups = [(shared_groups[0][0], broken, *shared_groups[0][2:]), *shared_groups[1:]]
-    tokens = get_algorithm(name)().advantages(groups, fake_scorer()).tokens
+    tokens = ready(name).advantages(groups, fake_scorer()).tokens
     sizes = {
         (g, i, t): turn.n_output
         for g, group in enumerate(groups)
@@ -58,18 +78,18 @@ def test_every_token_of_every_turn_has_an_advantage(name: str, shared_groups: An
 
 
 @every_algorithm
-def test_an_error_enters_no_statistic(name: str, shared_groups: Any, fake_scorer: Any) -> None:
+def test_an_error_enters_no_statistic(name: str, ready: Any, shared_groups: Any, fake_scorer: Any) -> None:
     group = shared_groups[0]
     broken = group[3].replace(error="down", outcome=1.0)
-    with_error = get_algorithm(name)().advantages([(*group[:3], broken)], fake_scorer()).tokens
-    without = get_algorithm(name)().advantages([group[:3]], fake_scorer()).tokens
+    with_error = ready(name).advantages([(*group[:3], broken)], fake_scorer()).tokens
+    without = ready(name).advantages([group[:3]], fake_scorer()).tokens
     assert all(torch.equal(with_error[key], value) for key, value in without.items())
 
 
-@every_algorithm
-def test_nothing_to_compare_is_zero(name: str, shared_groups: Any, fake_scorer: Any) -> None:
+@every_comparing_algorithm
+def test_nothing_to_compare_is_zero(name: str, ready: Any, shared_groups: Any, fake_scorer: Any) -> None:
     def all_zero(group: Group, scorer: Any) -> bool:
-        return not any(bool(v.any()) for v in get_algorithm(name)().advantages([group], scorer).tokens.values())
+        return not any(bool(v.any()) for v in ready(name).advantages([group], scorer).tokens.values())
 
     group = shared_groups[0]
     assert all_zero(group[:1], fake_scorer())
@@ -95,29 +115,29 @@ def wordiness(context: TurnContext) -> float:
 
 @every_algorithm
 def test_a_reward_hook_moves_the_advantages(
-    name: str, make_policy: Any, record_groups: Any, shared_groups: Any, fake_scorer: Any
+    name: str, ready: Any, make_policy: Any, record_groups: Any, shared_groups: Any, fake_scorer: Any
 ) -> None:
     hooked = record_groups(make_policy(), reward_hook=wordiness)
     texts = [[turn.text for episode in group for turn in episode.turns] for group in shared_groups]
     assert [[turn.text for episode in group for turn in episode.turns] for group in hooked] == texts
-    plain = get_algorithm(name)().advantages(shared_groups, fake_scorer()).tokens
-    moved = get_algorithm(name)().advantages(hooked, fake_scorer()).tokens
+    plain = ready(name).advantages(shared_groups, fake_scorer()).tokens
+    moved = ready(name).advantages(hooked, fake_scorer()).tokens
     for g, group in enumerate(hooked):
         if len({episode.episode_return - episode.outcome for episode in group}) > 1:
             assert any(not torch.equal(plain[key], moved[key]) for key in plain if key[0] == g)
 
 
-@every_algorithm
+@every_comparing_algorithm
 def test_more_rows_of_an_episode_change_no_trajectory_advantage(
-    name: str, shared_groups: Any, fake_scorer: Any
+    name: str, ready: Any, shared_groups: Any, fake_scorer: Any
 ) -> None:
     """A^T is computed over episodes; a mean over turns would shift when one episode has twice as many."""
     group = shared_groups[0]
     silent = [dataclasses.replace(turn, reward=0.0, memory_written=False) for turn in group[0].turns]
     longer = group[0].replace(turns=(*silent, *group[0].turns))
     n = len(silent)
-    plain = get_algorithm(name)().advantages([group], fake_scorer()).tokens
-    doubled = get_algorithm(name)().advantages([(longer, *group[1:])], fake_scorer()).tokens
+    plain = ready(name).advantages([group], fake_scorer()).tokens
+    doubled = ready(name).advantages([(longer, *group[1:])], fake_scorer()).tokens
     for (_, i, t), value in plain.items():
         answer = torch.tensor(group[i].turns[t].segments) != Segment.MEMORY
         assert torch.equal(value[answer], doubled[0, i, t + (n if i == 0 else 0)][answer])

@@ -30,7 +30,9 @@ from mempo_env.algos.job import load_run_policy, resume_run, start_run
 from mempo_env.algos.logs import read_metrics
 from mempo_env.algos.memory_reward import AnswerScorer
 from mempo_env.algos.mempo import MemPO
-from mempo_env.algos.optim import Optimizer, trainable
+from mempo_env.algos.optim import make_optimizer
+from mempo_env.algos.ppo import PPO
+from mempo_env.algos.ppo_config import PPOConfig
 from mempo_env.algos.trainer import Trainer
 from mempo_env.algos.update import Updater
 from mempo_env.errors import UserError
@@ -48,14 +50,12 @@ def make_trainer(make_imitated: Any, env_factory: Any) -> Any:
         pool = EnvPool(env_factory(policy, goals=1, format_penalty=0.1))
         pools.append(pool)
         optim = OptimConfig(lr=5e-3, warmup_steps=2, schedule="linear", decay_from=0.2)
-        parameters = [*trainable(policy.model)]
-        parameters += [("head", parameter) for parameter in algorithm.extra_parameters()]
         return Trainer(
             policy,
             algorithm,
             pool,
             AnswerScorer(policy, pool.memory_env.instructions),
-            Updater(policy, algorithm, Optimizer(parameters, optim, 12), epochs=2, minibatches=2),
+            Updater(policy, algorithm, make_optimizer(policy, algorithm, optim, 12), epochs=2, minibatches=2),
             groups_per_step=2,
             group_size=3,
             seed=seed,
@@ -106,9 +106,9 @@ class WithState(GRPO):
         self.calls += 1
         return super().advantages(groups, scorer)
 
-    def critic_loss(self, policy: Any, batch: Any, keys: Any) -> torch.Tensor:
+    def critic_loss(self, policy: Any, batch: Any, keys: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         pull = sum((p**2).sum() for n, p in policy.model.named_parameters() if ".critic.lora_A" in n)
-        return (self.bias - self.calls) ** 2 + 0.01 * pull + torch.zeros_like(batch.logprobs)
+        return (self.bias - self.calls) ** 2 + 0.01 * pull + torch.zeros_like(batch.logprobs), {}
 
     def extra_parameters(self) -> Iterator[torch.nn.Parameter]:
         yield self.bias
@@ -122,7 +122,7 @@ class WithState(GRPO):
         self.calls = int(state["calls"])
 
 
-@pytest.mark.parametrize("algorithm", [MemPO, WithState])
+@pytest.mark.parametrize("algorithm", [MemPO, PPO, WithState])
 def test_going_on_is_never_having_stopped(algorithm: Any, make_trainer: Any, tmp_path: Path) -> None:
     whole = make_trainer(algorithm())
     expected = [without_time(whole.step().metrics) for _ in range(4)]
@@ -144,6 +144,7 @@ def test_going_on_is_never_having_stopped(algorithm: Any, make_trainer: Any, tmp
     start = make_trainer(algorithm()).policy
     moved = [n for n, p in start.model.named_parameters() if not torch.equal(p, parameters(whole.policy)[n])]
     assert any("lora_B.policy" in name for name in moved), "it must have learnt, or nothing was compared"
+    assert any("lora_B.critic" in name for name in moved) is (algorithm is PPO)
     assert len({metrics["train/loss"] for metrics in expected}) == 4
     assert len({metrics["train/lr"] for metrics in expected}) > 2
 
@@ -317,7 +318,13 @@ def small_run(out: Path, target: Any, steps: int) -> RunConfig:
 
 
 @pytest.mark.parametrize(
-    ("target", "algo", "settings"), [("all", "mempo", MemPOConfig()), ("adapter", "grpo", GRPOConfig(beta=0.01))]
+    ("target", "algo", "settings"),
+    [
+        ("all", "mempo", MemPOConfig()),
+        ("adapter", "grpo", GRPOConfig(beta=0.01)),
+        ("all", "ppo", PPOConfig(critic_lr_factor=2.0)),
+        ("adapter", "ppo", PPOConfig(kl_in="loss", beta=0.01)),
+    ],
 )
 def test_a_job_that_is_resumed(target: Any, algo: str, settings: Any, tmp_path: Path) -> None:
     """Through the front door, with the weights that the warm start made and both kinds of reference."""
@@ -340,7 +347,9 @@ def test_a_job_that_is_resumed(target: Any, algo: str, settings: Any, tmp_path: 
     one, two = load_run_policy(half), load_run_policy(whole)
     assert_same(parameters(one), parameters(two))
     assert any(bool(p.any()) for n, p in parameters(one).items() if "lora_B.policy" in n)
-    assert one.adapters == (("policy", "reference") if target == "adapter" else ("policy",))
+    reference, critic = ("reference",) * (target == "adapter"), ("critic",) * (algo == "ppo")
+    assert one.adapters == ("policy", *reference, *critic)
+    assert bool(ours["algorithm"]) is bool(critic)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "ratio 1.000000 (1), KL 0.0e+00 (0)" in text
     assert "at step 2" in text

@@ -9,6 +9,7 @@ that was warm-started on histories, too.
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,11 +32,12 @@ from mempo_env.algos.base import Advantages, Algorithm, get_algorithm
 from mempo_env.algos.config import OptimConfig
 from mempo_env.algos.imitation import demonstration_rows, imitate, imitation_batches
 from mempo_env.algos.memory_reward import AnswerScorer
-from mempo_env.algos.optim import Optimizer, trainable
+from mempo_env.algos.optim import Optimizer, make_optimizer, trainable
 from mempo_env.algos.trainer import Trainer
 from mempo_env.algos.update import Updater
 from mempo_env.env import MemoryEnv
-from mempo_env.records import Goal, Task
+from mempo_env.records import Episode, Goal, Task
+from mempo_env.rewards import TurnContext
 from mempo_env.tools import Tool, ToolSpec
 
 COLOURS = ("red", "green", "blue", "gold")
@@ -105,11 +107,22 @@ class Lesson:
         env: The environment's class.
         right: How often the demonstrator notes and answers what it was shown.
         imitation_steps: Optimizer steps of the warm start.
+        demonstrator: Who is imitated; None: a ``Guesser``.
+        **settings: Of the environment.
     """
 
-    def __init__(self, env: type[MemoryEnv], right: float, imitation_steps: int) -> None:
+    def __init__(
+        self,
+        env: type[MemoryEnv],
+        right: float,
+        imitation_steps: int,
+        demonstrator: TextAgent | None = None,
+        **settings: Any,
+    ) -> None:
         torch.set_num_threads(1)
         self.env = env
+        self.settings = settings
+        demonstrator = demonstrator or Guesser(right)
         self.model, tokenizer = build_tiny(0, WORDS, SHAPE)
         self.codec = make_codec(self.model, tokenizer)
         policy = self._policy(self.model)
@@ -117,7 +130,7 @@ class Lesson:
 
             def rows(chunk: int) -> list[TokenRow]:
                 specs = [EpisodeSpec(f"{chunk}/{i}", 0, 1000 * chunk + i) for i in range(64)]
-                episodes = rollout(Guesser(right), pool, specs, seed=0, step=0)
+                episodes = rollout(demonstrator, pool, specs, seed=0, step=0)
                 return demonstration_rows(episodes, policy, INSTRUCTIONS)
 
             optim = OptimConfig(lr=5e-3, schedule="linear", decay_from=0.3, betas=(0.9, 0.95))
@@ -127,7 +140,8 @@ class Lesson:
 
     def make_env(self, **settings: Any) -> MemoryEnv:
         counter = CodecTokenCounter(self.codec)
-        return self.env(instructions="terse", token_counter=counter, budget={"max_turns": 2}, **settings)
+        fixed = {"instructions": "terse", "token_counter": counter, "budget": {"max_turns": 2}}
+        return self.env(**fixed | self.settings | settings)
 
     def fresh(self) -> LoraPolicy:
         """The policy after the warm start, with a fresh adapter."""
@@ -141,7 +155,9 @@ class Lesson:
 
     def learn(self, policy: LoraPolicy, algorithm: Algorithm[Any], steps: int) -> list[dict[str, float]]:
         """Steps of 4 tasks x 8 rollouts; returns their metrics."""
-        optimizer = Optimizer(trainable(policy.model), OptimConfig(lr=3e-3, schedule="linear", decay_from=0.4), steps)
+        algorithm.setup(policy)
+        optim = OptimConfig(lr=3e-3, schedule="linear", decay_from=0.4)
+        optimizer = make_optimizer(policy, algorithm, optim, steps)
         with EnvPool(self.make_env) as pool:
             trainer = Trainer(
                 policy,
@@ -206,7 +222,7 @@ def test_the_second_turn_does_not_show_the_answer(recall: Lesson) -> None:
         assert not any(colour in field for field in second.values())
 
 
-@pytest.mark.parametrize("name", ["grpo", "mempo"])
+@pytest.mark.parametrize("name", ["ppo", "grpo", "mempo"])
 def test_two_turns_that_only_memory_can_solve(name: str, recall: Lesson) -> None:
     """From about six in ten to more than eight within 24 steps, and through the memory: without it, chance."""
     policy = recall.fresh()
@@ -218,3 +234,81 @@ def test_two_turns_that_only_memory_can_solve(name: str, recall: Lesson) -> None
     policy = recall.fresh()
     recall.learn(policy, make(name, flipped=True), 24)
     assert recall.success(policy) <= 0.1
+
+
+# A task that only a step reward makes worth learning ----------------------------------------------------------------
+
+
+class NoteEnv(MemoryEnv):
+    """Two turns; no answer is ever right, so that the outcome is constant."""
+
+    tools: Sequence[Tool] = (Nothing(),)  # type: ignore[assignment]
+
+    def sample_task(self, rng: np.random.Generator) -> Task:
+        return Task((Goal("which colour wins?", ("nothing",)),), id="note")
+
+
+def pays_for_green(context: TurnContext) -> float:
+    """Step reward: 1 where the first turn notes green."""
+    return float(context.turn == 0 and context.memory == "green")
+
+
+class NoteTaker(TextAgent):
+    """Notes some colour, then answers some colour."""
+
+    def write(self, request: TurnRequest) -> str:
+        rng = slot_rng(request.key, "note")
+        colour = COLOURS[int(rng.integers(len(COLOURS)))]
+        if request.key.turn == 0:
+            return f"<mem>{colour}</mem>{CALL}"
+        return f"<mem>{request.observation['memory']}</mem><answer>{colour}</answer>"
+
+
+def paid(lesson: Lesson, policy: LoraPolicy) -> float:
+    """Share of 64 sampled episodes that earned the step reward; none may have had any outcome."""
+    specs = [EpisodeSpec(f"test/{i}", 0, 5000 + i) for i in range(64)]
+    episodes = rollout(policy, lesson.make_env, specs, seed=9, step=-1)
+    assert not any(episode.outcome for episode in episodes)
+    return sum(episode.episode_return for episode in episodes) / len(episodes)
+
+
+@pytest.fixture(scope="module")
+def note() -> Lesson:
+    return Lesson(NoteEnv, 0.0, 100, demonstrator=NoteTaker("note taker"), reward_hook=pays_for_green)
+
+
+def deaf(name: str) -> Algorithm[Any]:
+    """An algorithm that is fed the outcome where it should see the return: it does not hear of step rewards."""
+    algorithm = get_algorithm(name)()
+    real = algorithm.advantages
+
+    def outcome_only(groups: Any, scorer: Any) -> Advantages:
+        stripped = [tuple(_outcome_on_last_turn(episode) for episode in group) for group in groups]
+        assert all(episode.episode_return == episode.outcome for group in stripped for episode in group)
+        return real(stripped, scorer)
+
+    algorithm.advantages = outcome_only  # type: ignore[method-assign]
+    return algorithm
+
+
+def _outcome_on_last_turn(episode: Episode) -> Episode:
+    rewards = [0.0] * (len(episode.turns) - 1) + [episode.outcome]
+    turns = (dataclasses.replace(turn, reward=r) for turn, r in zip(episode.turns, rewards, strict=True))
+    return episode.replace(turns=tuple(turns))
+
+
+@pytest.mark.parametrize("name", ALGORITHMS.names())
+def test_step_reward_that_only_the_return_shows(name: str, note: Lesson) -> None:
+    """From one in four to more than eight in ten within 16 steps; fed the outcome instead, it stays at chance."""
+    policy = note.fresh()
+    assert 0.1 < paid(note, policy) < 0.4
+    note.learn(policy, make(name), 16)
+    assert paid(note, policy) >= 0.8
+
+    policy = note.fresh()
+    note.learn(policy, deaf(name), 16)
+    assert paid(note, policy) <= 0.45
+
+    policy = note.fresh()
+    note.learn(policy, make(name, flipped=True), 16)
+    assert paid(note, policy) <= 0.1

@@ -440,8 +440,10 @@ class WithCritic(GRPO):
                 parameter.requires_grad_(True)
         self.head = value_head()
 
-    def critic_loss(self, policy: LoraPolicy, batch: TokenBatch, keys: Sequence[TurnKey]) -> Tensor:
-        return turn_loss(policy, self.head, batch, keys)
+    def critic_loss(
+        self, policy: LoraPolicy, batch: TokenBatch, keys: Sequence[TurnKey]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        return turn_loss(policy, self.head, batch, keys), {}
 
 
 def value_head() -> nn.Linear:
@@ -483,8 +485,10 @@ def test_policy_and_critic_on_one_base_have_the_gradients_of_separate_models(
         def token_loss(self, batch: TokenBatch) -> tuple[Tensor, dict[str, Tensor]]:
             return batch.logprobs * 0.0, {}
 
-        def critic_loss(self, policy: LoraPolicy, batch: TokenBatch, keys: Sequence[TurnKey]) -> Tensor:
-            return turn_loss(policy, head, batch, keys)
+        def critic_loss(
+            self, policy: LoraPolicy, batch: TokenBatch, keys: Sequence[TurnKey]
+        ) -> tuple[Tensor, dict[str, Tensor]]:
+            return turn_loss(policy, head, batch, keys), {}
 
     head = value_head()
     run(critic, OnlyCritic(), shared_groups, advantages, micro_batch_tokens=700)

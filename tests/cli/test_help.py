@@ -59,7 +59,7 @@ def test_overview_names_every_command(mempo: Mempo) -> None:
         assert max(map(len, result.out.splitlines())) <= 110
 
 
-@pytest.mark.parametrize("algo", ["grpo", "mempo", "mempo-paper"])
+@pytest.mark.parametrize("algo", ALGORITHMS.names())
 @pytest.mark.parametrize("columns", [80, 110])
 def test_train_help_has_words_for_every_flag(mempo: Mempo, algo: str, columns: int) -> None:
     result = mempo("train", "--algo", algo, "--help", columns=columns)
@@ -71,7 +71,7 @@ def test_train_help_has_words_for_every_flag(mempo: Mempo, algo: str, columns: i
     for flag in wanted:
         assert flag in words, flag
         assert len(re.sub(r"\(default: .*", "", words[flag]).strip()) > 5, (flag, words[flag])
-    others = {flag.partition(".")[0] for flag in words if "." in flag} & {"--grpo", "--mempo", "--mempo-paper"}
+    others = {flag.partition(".")[0] for flag in words if "." in flag} & {f"--{name}" for name in ALGORITHMS.names()}
     assert others == {f"--{algo}"}
 
 
