@@ -64,6 +64,8 @@ def leave_one_out_mean(values: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
     """
     others = owner[:, None] != owner[None, :]  # (M, M)
     count = others.sum(dim=1)  # (M,)
+    if bool((values == values[:1]).all()):
+        return values, count > 0  # rounding in a mean of equal numbers is no advantage
     total = (others * values[None, :]).sum(dim=1)  # (M,)
     return total / count.clamp(min=1), count > 0
 

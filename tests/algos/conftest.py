@@ -163,6 +163,7 @@ class FakeScorer:
     ):
         self.qualities = qualities
         self.histories = histories
+        self.references: list[float] = [0.25, 0.5]
         self.memories: list[tuple[Episode, str]] = []
         self.turns: list[tuple[Episode, int]] = []
 
@@ -182,6 +183,9 @@ class FakeScorer:
             ],
             dtype=torch.float64,
         )
+
+    def reference_quality(self, groups: Sequence[Group], episodes: int) -> list[torch.Tensor]:
+        return [torch.tensor(self.references, dtype=torch.float64) for _ in groups]
 
 
 def _hashed(text: str) -> float:
