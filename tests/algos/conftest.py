@@ -48,7 +48,7 @@ def small_policy(seed: int = 0, *, adapter: bool = True, max_new_tokens: int = 4
     return LoraPolicy(wrapped, codec, MemoryContext(), SamplingConfig(max_new_tokens=max_new_tokens))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_policy() -> Callable[..., LoraPolicy]:
     """Untrained policies, built in place from a seed."""
     return small_policy
@@ -192,7 +192,7 @@ def _hashed(text: str) -> float:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big") / 2**32
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def fake_scorer() -> type[FakeScorer]:
     return FakeScorer
 
