@@ -61,6 +61,23 @@ def test_baseline_by_hand(baseline: Any, hand_group: Group, fake_scorer: Any) ->
     assert found.has_baseline.all()
 
 
+def test_each_rollout_and_turn_counts_once(shared_groups: Any) -> None:
+    """Of valid episodes with a memory; an error leaves its group, and the group if nothing is left to compare."""
+    broken = (shared_groups[0][0], *(episode.replace(error="down") for episode in shared_groups[0][1:]))
+    partly = (*shared_groups[1][:2], shared_groups[1][2].replace(error="down"), *shared_groups[1][3:])
+    found = comparable_memories([broken, partly, shared_groups[2]])
+    assert [group.index for group in found] == [1, 2]
+    for group in found:
+        written = [
+            (i, t)
+            for i, episode in enumerate(group.group)
+            for t, turn in enumerate(episode.turns)
+            if turn.memory_written and episode.error is None
+        ]
+        assert list(group.where) == written
+        assert len(set(written)) == len(written) > 4
+
+
 @pytest.mark.parametrize("baseline", typing.get_args(Baseline))
 def test_groups_do_not_mix(baseline: Any, shared_groups: Any, fake_scorer: Any) -> None:
     together = scores(baseline, list(shared_groups), fake_scorer())
