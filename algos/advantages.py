@@ -33,18 +33,39 @@ def group_advantages(returns: Tensor, valid: Tensor, *, normalise_std: bool = Tr
     return _standardise(returns, valid, normalise_std, eps)
 
 
+def leave_one_out_advantages(returns: Tensor, valid: Tensor) -> Tensor:
+    """Trajectory advantage A^T_i = R^T_i - 1/(N-1) sum_{j != i} R^T_j (RLOO, arXiv 2402.14740).
+
+    It equals N/(N-1) (R^T_i - mean_j R^T_j).
+
+    Args:
+        returns: (N,) episode returns.
+        valid: (N,) False for episodes that ended on a fault.
+
+    Returns:
+        (N,) advantages; all 0 for a group of one or of equal returns.
+
+    >>> leave_one_out_advantages(torch.tensor([1.0, 0.0, 5.0, 0.0]), torch.tensor([True, True, False, True]))
+    tensor([ 1.0000, -0.5000,  0.0000, -0.5000])
+    """
+    count = int(valid.sum())
+    return _standardise(returns, valid, False, EPS) * (count / max(count - 1, 1))
+
+
 def leave_one_out_mean(values: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean over the values of all other owners: the baseline b of MemPO's ``brief`` form.
+    """Mean over the values of all other owners, MemPO's ``reference`` and ``leave_one_out``.
 
     Args:
         values: (M,) memory qualities.
-        owner: (M,) which episode wrote each.
+        owner: (M,) who is left out together: the episode that wrote each, or each for itself.
 
     Returns:
         (M,) mean over the values whose owner differs, and (M,) whether there was any.
     """
     others = owner[:, None] != owner[None, :]  # (M, M)
     count = others.sum(dim=1)  # (M,)
+    if bool((values == values[:1]).all()):
+        return values, count > 0  # rounding in a mean of equal numbers is no advantage
     total = (others * values[None, :]).sum(dim=1)  # (M,)
     return total / count.clamp(min=1), count > 0
 

@@ -16,10 +16,19 @@ from mempo_env.errors import UserError, unknown_name
 EPS = 1e-6
 """Added to a standard deviation before dividing. A common default; no source for MemPO states it."""
 
+ReturnBaseline = Literal["group_mean", "leave_one_out"]
+Ratio = Literal["token", "sequence"]
+Aggregation = Literal["episode", "token", "sequence", "constant"]
 Normalisation = Literal["none", "pooled", "per_turn"]
 MemoryCredit = Literal["all", "successes", "guarded"]
-Baseline = Literal["reference", "old_memory", "empty_memory", "history"]
-CONSTANT_BASELINES = ("reference", "empty_memory")
+Baseline = Literal["reference", "frozen_reference", "history", "old_memory", "empty_memory", "leave_one_out"]
+_NOT_BESIDE_A_MEAN = {
+    "frozen_reference": "is constant over a group and cancels",
+    "empty_memory": "is constant over a group and cancels",
+    "leave_one_out": "is a mean over the group's memories and cancels, but for a factor that eps sees,",
+    "reference": "is a mean over the group's other episodes, so that a mean would be subtracted twice",
+}
+"""Baselines that are refused where the mean over the group is subtracted anyway (method 4), and why."""
 
 
 def check_choices(config: object) -> None:
@@ -49,6 +58,16 @@ class GRPOConfig:
         beta: Weight of the KL term (0.001: verl's default and Search-R1's, arXiv 2503.09516; GRPO's paper had 0.04).
         normalise_std: Divide A^T by the group's standard deviation (True: GRPO; False: Dr. GRPO, arXiv 2503.20783).
         eps: Added to that standard deviation (1e-6: verl's default).
+        return_baseline: What is subtracted from a return. ``group_mean``: the mean over the group (GRPO, arXiv
+            2402.03300). ``leave_one_out``: the mean over the group's other episodes (RLOO, arXiv 2402.14740), which
+            divides by no standard deviation.
+        ratio: Of what pi / pi_old is taken. ``token``: each token's own (PPO, GRPO). ``sequence``: the geometric mean
+            over the tokens of one turn's output (GSPO, arXiv 2507.18071, whose clip range is 3e-4 below, 4e-4 above).
+        aggregation: How token losses are averaged over a minibatch. ``episode``: mean over episodes of the mean over
+            an episode's output tokens (1/|o_i| of GRPO, with the episode as its output). ``token``: mean over all
+            tokens (DAPO, arXiv 2503.14476). ``sequence``: mean over turns of the mean over a turn's tokens.
+            ``constant``: an episode's sum divided by ``divisor``, mean over episodes (Dr. GRPO, arXiv 2503.20783).
+        divisor: That constant; Dr. GRPO takes the largest number of tokens that a response can have. 0: none.
     """
 
     clip_low: float = 0.2
@@ -56,6 +75,10 @@ class GRPOConfig:
     beta: float = 0.001
     normalise_std: bool = True
     eps: float = EPS
+    return_baseline: ReturnBaseline = "group_mean"
+    ratio: Ratio = "token"
+    aggregation: Aggregation = "episode"
+    divisor: int = 0
 
     def __post_init__(self) -> None:
         check_choices(self)
@@ -63,6 +86,16 @@ class GRPOConfig:
             raise UserError(f"clip_low={self.clip_low} must lie in (0, 1) and clip_high={self.clip_high} above 0")
         if self.beta < 0 or self.eps <= 0:
             raise UserError(f"beta={self.beta} must not be negative and eps={self.eps} must be positive")
+        if self.return_baseline == "leave_one_out" and self.normalise_std:
+            raise UserError(
+                "return_baseline='leave_one_out' with normalise_std=True is 'group_mean' times a constant; set "
+                "normalise_std=False (--no-normalise-std), as RLOO has it"
+            )
+        if (self.aggregation == "constant") != (self.divisor > 0):
+            raise UserError(
+                f"aggregation='{self.aggregation}' with divisor={self.divisor}: 'constant' needs a divisor above 0, "
+                "such as the most output tokens that an episode can have; every other aggregation takes none"
+            )
 
 
 @dataclass(frozen=True)
@@ -71,28 +104,37 @@ class MemPOConfig(GRPOConfig):
 
     Attributes:
         weight: w of A^M (1: the paper).
-        baseline: b. ``reference``: mean Q over the memories of the group's other episodes. ``old_memory``: Q(m_{t-1}),
-            the memory this one replaced (potential shaping). ``empty_memory``: Q of an empty memory.
+        baseline: b. ``reference``: mean Q over the memories of the group's other episodes (the brief, by default).
+            ``frozen_reference``: mean Q over the memories of ``reference_episodes`` episodes that the frozen reference
+            policy plays of the same task (the brief's other choice); it costs these episodes.
             ``history``: P(answer | all that was seen before the turn), the paper's; quadratic in turns, and it means
             something only for a policy that was warm-started on history contexts too.
+            ``old_memory``: Q(m_{t-1}), the memory this one replaced; as potential shaping it leaves the optimal policy
+            unchanged (HiMPO, arXiv 2606.16285; IGPO, arXiv 2510.14967). ``empty_memory``: Q of an empty memory.
+            ``leave_one_out``: mean Q over the group's other memories, those of the same episode among them (RLOO,
+            arXiv 2402.14740, with a memory as the sample).
         normalisation: ``none``, or over which set mean and std run: ``pooled`` (all memories of the group) or
             ``per_turn``; the sources leave this open.
         credit: Which episodes' memories earn A^M: ``all``, ``successes`` (outcome above 0; InfoMem, arXiv 2606.03329),
             or ``guarded`` (all, but bounded below by 0 and not normalised in groups where every episode failed).
+        reference_episodes: K of ``frozen_reference`` (4: the brief).
     """
 
     weight: float = 1.0
     baseline: Baseline = "reference"
     normalisation: Normalisation = "none"
     credit: MemoryCredit = "guarded"
+    reference_episodes: int = 4
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.weight < 0:
             raise UserError(f"weight={self.weight} must not be negative")
-        if self.normalisation != "none" and self.baseline in CONSTANT_BASELINES:
+        if self.reference_episodes < 1:
+            raise UserError(f"reference_episodes={self.reference_episodes} must be at least 1")
+        if self.normalisation != "none" and self.baseline in _NOT_BESIDE_A_MEAN:
             raise UserError(
-                f"baseline='{self.baseline}' is constant over a group and cancels when normalisation="
+                f"baseline='{self.baseline}' {_NOT_BESIDE_A_MEAN[self.baseline]} when normalisation="
                 f"'{self.normalisation}' subtracts the mean; use normalisation='none', or baseline='old_memory' or "
                 "'history'"
             )

@@ -27,6 +27,7 @@ from mempo_env.records import Episode, Group
 from ..agents.policy import LoraPolicy
 from ..agents.scoring import RowBatch
 from . import ALGORITHMS
+from .losses import token_weights
 
 TurnKey = tuple[int, int, int]
 """Names a turn in a batch of groups: (group, episode within the group, turn)."""
@@ -75,6 +76,14 @@ class MemoryScorer(Protocol):
         """P(answer | everything seen before the output of turn t) for each (episode, t): float64 (M,)."""
         ...
 
+    def reference_quality(self, groups: Sequence[Group], episodes: int) -> list[Tensor]:
+        """Q of the memories that the frozen reference policy writes on each group's task, in so many episodes.
+
+        Returns:
+            Per group float64 (K,), one Q per memory; K is 0 where none was written.
+        """
+        ...
+
 
 C = TypeVar("C")
 
@@ -119,6 +128,10 @@ class Algorithm(ABC, Generic[C]):
     def needs_all_turns(self) -> bool:
         """Whether turns without any advantage must be trained on too (a KL term, an entropy bonus, a critic)."""
         return self.needs_reference
+
+    def token_weights(self, lengths: Sequence[int]) -> tuple[list[float], float]:
+        """How an episode whose turns have these lengths enters a minibatch's mean; see ``losses.token_weights``."""
+        return token_weights(lengths)
 
     # Where a critic plugs in ------------------------------------------------------------------------------------------
 

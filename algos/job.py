@@ -31,6 +31,7 @@ from .base import Algorithm, get_algorithm
 from .checkpoint import ADAPTERS, check_checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
 from .config import RunConfig
 from .config_io import read_config, write_config
+from .frozen_reference import FrozenReference
 from .imitation import ImitationStep
 from .logs import RunLog, plain_words, progress_bar, self_check
 from .measure import evaluate_expert, evaluate_policy
@@ -215,7 +216,11 @@ def _trainer(config: RunConfig, policy: LoraPolicy, algorithm: Algorithm[Any]) -
         micro_batch_tokens=settings.micro_batch_tokens,
     )
     scorer = AnswerScorer(
-        policy, envs.memory_env.instructions, scope=settings.score_scope, max_tokens=settings.micro_batch_tokens
+        policy,
+        envs.memory_env.instructions,
+        scope=settings.score_scope,
+        max_tokens=settings.micro_batch_tokens,
+        reference=FrozenReference(policy, envs, config.seed),
     )
     return Trainer(
         policy,

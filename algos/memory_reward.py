@@ -20,13 +20,14 @@ import torch
 from torch import Tensor
 
 from mempo_env.errors import UserError
-from mempo_env.records import Episode, Observation, Task, Turn
+from mempo_env.records import Episode, Group, Observation, Task, Turn
 from mempo_env.tools import escape_tags
 
 from ..agents.base import SlotKey, TurnRequest
 from ..agents.contexts import ContextStrategy, HistoryContext, MemoryContext
 from ..agents.policy import LoraPolicy
 from ..agents.scoring import TokenRow, score_rows
+from .frozen_reference import FrozenReference
 
 Scope = Literal["joint", "per_goal"]
 ANSWER_PREFIX, ANSWER_SUFFIX = "<answer>", "</answer>"
@@ -41,15 +42,23 @@ class AnswerScorer:
         scope: ``joint``: first aliases in one string "a1; a2". ``per_goal``: each goal asked alone, best alias, mean
             over goals.
         max_tokens: Padded tokens per forward pass.
+        reference: Plays the frozen reference policy, for whoever asks for ``reference_quality``.
     """
 
     def __init__(
-        self, policy: LoraPolicy, instructions: str, *, scope: Scope = "joint", max_tokens: int = 16384
+        self,
+        policy: LoraPolicy,
+        instructions: str,
+        *,
+        scope: Scope = "joint",
+        max_tokens: int = 16384,
+        reference: FrozenReference | None = None,
     ) -> None:
         self.policy = policy
         self.instructions = instructions
         self.scope: Scope = scope
         self.max_tokens = max_tokens
+        self.reference = reference
 
     def memory_quality(self, items: Sequence[tuple[Episode, str]]) -> Tensor:
         """Q(m) of each (episode, memory), as float64 (M,)."""
@@ -85,6 +94,23 @@ class AnswerScorer:
             return with_task
 
         return self._aggregate([self._questions(episode.task, prompt(episode, t)) for episode, t in items])
+
+    def reference_quality(self, groups: Sequence[Group], episodes: int) -> list[Tensor]:
+        """Q of the memories of the frozen reference's episodes, by the reference's own probability.
+
+        Args:
+            groups: Whose tasks are played.
+            episodes: Per task.
+
+        Returns:
+            Per group float64 (M,).
+
+        Raises:
+            ValueError: This scorer was given nobody to play them.
+        """
+        if self.reference is None:
+            raise ValueError("no reference episodes without a FrozenReference; give the scorer one")
+        return self.reference.quality(groups, episodes, self.memory_quality)
 
     def recall_row(self, task: Task, memory: str, answers: str) -> TokenRow:
         """The scoring prompt as a row to imitate: output ``<answer>`` + answers + ``</answer>``.

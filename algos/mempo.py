@@ -1,7 +1,7 @@
 """MemPO: GRPO plus a memory-level advantage on memory tokens (Li et al., arXiv 2603.00680).
 
     Q(m)  = exp( (1/L) sum_l log pi(a_l | task, m, a_<l) )            quality of memory m for the gold answer a
-    R^M_t = Q(m_t) - b_t                                              b_t by ``baseline``
+    R^M_t = Q(m_t) - b_t                                              b_t by ``baseline`` (see ``memory_baselines``)
     A^M_t = w R^M_t                                                   normalisation ``none``, the brief's form
     A^M_t = w (R^M_t - mean R^M) / (std R^M + eps)                    ``pooled | per_turn``, the paper's form
     A     = A^T + A^M on tokens of the memory segment of turn t,  A = A^T on all others
@@ -23,20 +23,13 @@ import torch
 from torch import Tensor
 
 from mempo_env.actions import Segment
-from mempo_env.records import Episode, Group
+from mempo_env.records import Group
 
-from .advantages import (
-    centred_memory_advantages,
-    guard_failed_group,
-    leave_one_out_mean,
-    standardised_memory_advantages,
-)
+from .advantages import centred_memory_advantages, guard_failed_group, standardised_memory_advantages
 from .algorithm_config import MemPOConfig, MemPOPaperConfig
 from .base import Advantages, MemoryScorer
 from .grpo import GroupRelative
-
-Where = tuple[int, int]
-"""A memory of a group: (episode within the group, turn)."""
+from .memory_baselines import GroupMemories, MemoryScores, comparable_memories, score_memories
 
 
 class MemPO(GroupRelative[MemPOConfig]):
@@ -51,90 +44,55 @@ class MemPO(GroupRelative[MemPOConfig]):
         trajectory = super().advantages(groups, scorer)
         if self.config.weight == 0:
             return trajectory
-        memories = {g: where for g, group in enumerate(groups) if (where := _memories(group))}
-        metrics = trajectory.metrics | {
-            "memory/scored": float(sum(map(len, memories.values()))),
-            "memory/groups_without_comparison": (len(groups) - len(memories)) / max(len(groups), 1),
+        memories = comparable_memories(groups)
+        scores = score_memories(memories, self.config, scorer) if memories else []
+        credit = [self.memory_advantages(m, s) for m, s in zip(memories, scores, strict=True)]  # each (M,)
+        tokens = dict(trajectory.tokens)
+        for m, advantage in zip(memories, credit, strict=True):
+            for (i, t), a in zip(m.where, advantage.tolist(), strict=True):
+                segments = torch.tensor(m.group[i].turns[t].segments)  # (n_output,)
+                tokens[m.index, i, t] = tokens[m.index, i, t] + a * (segments == Segment.MEMORY)  # (n_output,)
+        metrics = self._metrics(len(groups), memories, scores, credit)
+        return replace(trajectory, tokens=tokens, metrics=trajectory.metrics | metrics)
+
+    def memory_advantages(self, memories: GroupMemories, scores: MemoryScores) -> Tensor:
+        """A^M of a group's memories (M,)."""
+        config = self.config
+        advantage = centred_memory_advantages(scores.quality, scores.baseline, scores.has_baseline)  # (M,)
+        if self._guards(memories):
+            return config.weight * guard_failed_group(advantage)
+        if config.normalisation != "none":
+            advantage = standardised_memory_advantages(advantage, memories.turns, config.normalisation, config.eps)
+        if config.credit == "successes":
+            advantage = advantage * memories.successes  # (M,)
+        return config.weight * advantage
+
+    def _guards(self, memories: GroupMemories) -> bool:
+        return self.config.credit == "guarded" and memories.all_failed
+
+    def _metrics(
+        self, groups: int, memories: list[GroupMemories], scores: list[MemoryScores], credit: list[Tensor]
+    ) -> dict[str, float]:
+        """Counts of what was scored, left out and guarded; means over the memories that were scored."""
+        metrics = {
+            "memory/scored": float(sum(len(m.where) for m in memories)),
+            "memory/groups_without_comparison": (groups - len(memories)) / max(groups, 1),
+            "memory/groups_guarded": sum(map(self._guards, memories)) / max(groups, 1),
         }
         if not memories:
-            return replace(trajectory, metrics=metrics)
-        quality, compared = self._scores([(groups[g][i], t) for g, where in memories.items() for i, t in where], scorer)
-        sizes = [len(where) for where in memories.values()]
-        tokens, baselines, advantages = dict(trajectory.tokens), [], []
-        for (g, where), q, b in zip(
-            memories.items(), torch.split(quality, sizes), torch.split(compared, sizes), strict=True
-        ):
-            baseline, has_baseline = self._baseline(where, q, b)  # (M,), (M,)
-            advantage = self._memory_advantage(groups[g], where, q, baseline, has_baseline)  # (M,)
-            for (i, t), value in zip(where, advantage.tolist(), strict=True):
-                segments = torch.tensor(groups[g][i].turns[t].segments)  # (n_output,)
-                tokens[g, i, t] = tokens[g, i, t] + value * (segments == Segment.MEMORY)  # (n_output,)
-            baselines.append(baseline)
-            advantages.append(advantage)
-        every = torch.cat(advantages)
-        metrics |= {
+            return metrics
+        quality, every = torch.cat([s.quality for s in scores]), torch.cat(credit)  # (M of all groups,)
+        has = torch.cat([s.has_baseline for s in scores])  # (M of all groups,)
+        if bool(has.any()):
+            metrics["memory/baseline"] = torch.cat([s.baseline for s in scores])[has].mean().item()
+        return metrics | {
+            "memory/without_baseline": float((~has).sum()),
+            "memory/credited": (every != 0).double().mean().item(),
             "memory/quality": quality.mean().item(),
             "memory/quality_above_0.8": (quality > 0.8).double().mean().item(),
-            "memory/baseline": torch.cat(baselines).mean().item(),
             "memory/advantage_abs": every.abs().mean().item(),
             "memory/advantage_std": every.std().item(),
         }
-        return replace(trajectory, tokens=tokens, metrics=metrics)
-
-    def _scores(self, turns: Sequence[tuple[Episode, int]], scorer: MemoryScorer) -> tuple[Tensor, Tensor]:
-        """Q(m) of each turn's memory (M,), and the scores that the baseline is made of (M,), for the whole batch.
-
-        Memories go to the scorer in one call, which computes equal questions once: most old memories are the new ones
-        of the turn before.
-        """
-        written = [(episode, episode.turns[t].memory) for episode, t in turns]
-        if self.config.baseline == "reference":
-            quality = scorer.memory_quality(written)
-            return quality, quality
-        if self.config.baseline == "history":
-            return scorer.memory_quality(written), scorer.history_quality(turns)
-        old = self.config.baseline == "old_memory"
-        other = [(episode, _memory_before(episode, t) if old else "") for episode, t in turns]
-        both = scorer.memory_quality([*written, *other])  # (2 M,)
-        return both[: len(turns)], both[len(turns) :]
-
-    def _baseline(self, where: list[Where], quality: Tensor, compared: Tensor) -> tuple[Tensor, Tensor]:
-        """The baseline b of each memory of a group (M,), and whether there is one (M,)."""
-        if self.config.baseline == "reference":
-            return leave_one_out_mean(quality, torch.tensor([i for i, _ in where]))
-        return compared, torch.ones(len(where), dtype=torch.bool)
-
-    def _memory_advantage(
-        self, group: Group, where: list[Where], quality: Tensor, baseline: Tensor, has_baseline: Tensor
-    ) -> Tensor:
-        """A^M of each memory (M,)."""
-        config = self.config
-        centred = centred_memory_advantages(quality, baseline, has_baseline)  # (M,)
-        if bool((quality == quality[0]).all()) and config.baseline == "reference":
-            return torch.zeros_like(quality)  # rounding in a mean of equal numbers is no advantage
-        failed = all(episode.outcome <= 0 for episode in group if episode.error is None)
-        if config.credit == "guarded" and failed:
-            return config.weight * guard_failed_group(centred)
-        if config.normalisation == "none":
-            advantage = centred
-        else:
-            turns = torch.tensor([t for _, t in where])  # (M,)
-            advantage = standardised_memory_advantages(centred, turns, config.normalisation, config.eps)
-        if config.credit == "successes":
-            advantage = advantage * torch.tensor([group[i].outcome > 0 for i, _ in where])
-        return config.weight * advantage
-
-
-def _memories(group: Group) -> list[Where]:
-    """The memories of a group's valid episodes; none where there is nothing to compare."""
-    valid = [i for i, episode in enumerate(group) if episode.error is None]
-    where = [(i, t) for i in valid for t, turn in enumerate(group[i].turns) if turn.memory_written]
-    return where if len(valid) > 1 and len(where) > 1 else []
-
-
-def _memory_before(episode: Episode, turn: int) -> str:
-    """The memory that turn ``turn`` was shown and replaced."""
-    return episode.turns[turn].observation["memory"]
 
 
 class MemPOPaper(MemPO):

@@ -1,9 +1,9 @@
 """From episodes and advantages to gradients: rows, weights, micro-batches, one optimizer step per minibatch.
 
 Invariants:
-    * the objective is the mean over a minibatch's valid episodes of the mean over all output tokens of the episode
-      (method: 1/|tau_i| counts the whole episode), so its gradient does not depend on the split into micro-batches,
-      nor on how many turns an episode has;
+    * the objective is a weighted mean over the output tokens of a minibatch's valid episodes, with weights of the
+      algorithm that are fixed before the split into micro-batches; by default the mean over episodes of the mean over
+      an episode's tokens (method: 1/|tau_i| counts the whole episode);
     * minibatches are cut by groups; the number of optimizer steps does not depend on the number of turns;
     * rows are the ids that the sampler saw and produced.
 """
@@ -11,7 +11,7 @@ Invariants:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
@@ -23,7 +23,10 @@ from mempo_env.records import Group, Turn
 from ..agents.policy import LoraPolicy
 from ..agents.scoring import TokenRow, collate, micro_batches, output_logprobs, score_rows
 from .base import Advantages, Algorithm, TokenBatch, TurnKey
+from .losses import token_weights
 from .optim import Optimizer
+
+TokenWeights = Callable[[Sequence[int]], tuple[list[float], float]]
 
 
 @dataclass(frozen=True)
@@ -45,13 +48,16 @@ class TrainingRow:
     weight: float
 
 
-def training_rows(groups: Sequence[Group], advantages: Advantages, offset: int = 0) -> list[TrainingRow]:
-    """Turns of the valid episodes as rows, each token weighted 1 / (|tau_i| x number of valid episodes).
+def training_rows(
+    groups: Sequence[Group], advantages: Advantages, offset: int = 0, weigh: TokenWeights = token_weights
+) -> list[TrainingRow]:
+    """Turns of the valid episodes as rows, each token with its weight in the minibatch's mean.
 
     Args:
         groups: The groups of one minibatch.
         advantages: Of the whole batch.
         offset: Index of the first group within the batch.
+        weigh: See ``losses.token_weights``.
 
     Returns:
         Rows in the order of groups, episodes and turns.
@@ -59,16 +65,16 @@ def training_rows(groups: Sequence[Group], advantages: Advantages, offset: int =
     Raises:
         ValueError: A turn has no ids: it came from a text-only agent.
     """
-    valid = sum(episode.error is None for group in groups for episode in group)
-    rows = []
+    total, rows = 0.0, []
     for g, group in enumerate(groups, start=offset):
         for i, episode in enumerate(group):
             if episode.error is not None:
                 continue
-            for t, turn in enumerate(episode.turns):
-                weight = 1.0 / (episode.n_output * valid)
+            weights, mass = weigh([turn.n_output for turn in episode.turns])
+            total += mass
+            for t, (turn, weight) in enumerate(zip(episode.turns, weights, strict=True)):
                 rows.append(_training_row((g, i, t), turn, advantages.tokens[g, i, t], weight))
-    return rows
+    return [replace(row, weight=row.weight / total) for row in rows]
 
 
 def _training_row(key: TurnKey, turn: Turn, advantages: Tensor, weight: float) -> TrainingRow:
@@ -137,7 +143,11 @@ class Updater:
         self.policy.train_mode()
         cuts = [round(n * len(groups) / self.minibatches) for n in range(self.minibatches + 1)]
         parts = [
-            [row for row in training_rows(groups[low:high], advantages, low) if self._has_gradient(row)]
+            [
+                row
+                for row in training_rows(groups[low:high], advantages, low, self.algorithm.token_weights)
+                if self._has_gradient(row)
+            ]
             for low, high in itertools.pairwise(cuts)
         ]
         # With one optimizer step per batch the weights that sampled are the weights that learn: the ratio is exactly 1

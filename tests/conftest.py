@@ -8,10 +8,13 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from mempo_env.envs.retrieval import CACHE_VARIABLE
 
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as the command line does; must stand before torch is loaded
+settings.register_profile("patient", deadline=None)  # no test asserts a duration: a busy machine is no failure
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")

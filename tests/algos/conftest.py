@@ -48,7 +48,7 @@ def small_policy(seed: int = 0, *, adapter: bool = True, max_new_tokens: int = 4
     return LoraPolicy(wrapped, codec, MemoryContext(), SamplingConfig(max_new_tokens=max_new_tokens))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_policy() -> Callable[..., LoraPolicy]:
     """Untrained policies, built in place from a seed."""
     return small_policy
@@ -163,6 +163,7 @@ class FakeScorer:
     ):
         self.qualities = qualities
         self.histories = histories
+        self.references: list[float] = [0.25, 0.5]
         self.memories: list[tuple[Episode, str]] = []
         self.turns: list[tuple[Episode, int]] = []
 
@@ -183,12 +184,15 @@ class FakeScorer:
             dtype=torch.float64,
         )
 
+    def reference_quality(self, groups: Sequence[Group], episodes: int) -> list[torch.Tensor]:
+        return [torch.tensor(self.references, dtype=torch.float64) for _ in groups]
+
 
 def _hashed(text: str) -> float:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big") / 2**32
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def fake_scorer() -> type[FakeScorer]:
     return FakeScorer
 

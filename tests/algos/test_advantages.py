@@ -11,6 +11,7 @@ from mempo_env.algos.advantages import (
     centred_memory_advantages,
     group_advantages,
     guard_failed_group,
+    leave_one_out_advantages,
     leave_one_out_mean,
     standardised_memory_advantages,
 )
@@ -63,6 +64,22 @@ def test_group_advantages_ignore_a_shift(values, shift):
     plain = group_advantages(d(*values), member, normalise_std=False)
     assert torch.allclose(group_advantages(d(*values) + shift, member, normalise_std=False), plain, atol=1e-9)
     assert abs(plain.sum().item()) < 1e-9
+
+
+def test_leave_one_out_advantages_by_hand():
+    """1 - (0 + 0.5)/2, 0 - (1 + 0.5)/2, 0.5 - (1 + 0)/2; the third return belongs to an error."""
+    valid = torch.tensor([True, True, False, True])
+    result = leave_one_out_advantages(d(1, 0, 1000, 0.5), valid)
+    assert torch.allclose(result, d(0.75, -0.75, 0, 0), atol=1e-15)
+    centred = group_advantages(d(1, 0, 1000, 0.5), valid, normalise_std=False)
+    assert torch.allclose(result, centred * 3 / 2)
+
+
+@pytest.mark.parametrize("returns", [d(0.7), d(0.1, 0.1, 0.1)])
+def test_leave_one_out_with_nothing_to_compare_is_zero(returns):
+    valid = torch.ones(len(returns), dtype=torch.bool)
+    assert torch.equal(leave_one_out_advantages(returns, valid), torch.zeros_like(returns))
+    assert torch.equal(leave_one_out_advantages(returns, ~valid), torch.zeros_like(returns))
 
 
 def test_leave_one_out_mean_by_hand():

@@ -102,6 +102,9 @@ def test_nothing_to_compare_is_zero(name: str, ready: Any, shared_groups: Any, f
 
         history_quality = memory_quality
 
+        def reference_quality(self, groups: Sequence[Group], episodes: int) -> list[torch.Tensor]:
+            return [self.memory_quality(range(episodes)) for _ in groups]
+
     same = tuple(
         episode.replace(outcome=0.5, turns=tuple(dataclasses.replace(turn, reward=0.1) for turn in group[0].turns))
         for episode in group
@@ -354,14 +357,12 @@ def test_what_had_nothing_to_compare_is_counted(hand_group: Group, fake_scorer: 
     assert metrics["memory/groups_without_comparison"] == pytest.approx(1 / 3)
     assert metrics["memory/scored"] == 10
     assert metrics["train/groups_without_variance"] == pytest.approx(2 / 3)
+    assert metrics["train/groups_of_one"] == pytest.approx(1 / 3)
+    errors = tuple(episode.replace(error="down") for episode in hand_group)
+    metrics = MemPO().advantages([errors], fake_scorer(QUALITY)).metrics
+    assert metrics["memory/groups_without_comparison"] == metrics["train/groups_of_one"] == 1
+    assert metrics["memory/scored"] == metrics["memory/groups_guarded"] == metrics["train/group_size"] == 0
     assert metrics["memory/quality"] == pytest.approx(sum(QUALITY[m] for m in "abcde") / 5)
-
-
-@pytest.mark.parametrize("baseline", ["reference", "empty_memory"])
-@pytest.mark.parametrize("normalisation", ["pooled", "per_turn"])
-def test_pairs_that_cancel_are_refused(baseline: Any, normalisation: Any) -> None:
-    with pytest.raises(UserError, match="cancels"):
-        MemPOConfig(baseline=baseline, normalisation=normalisation)
 
 
 @pytest.mark.parametrize(
@@ -373,7 +374,12 @@ def test_pairs_that_cancel_are_refused(baseline: Any, normalisation: Any) -> Non
         (lambda: MemPOConfig(weight=-1.0), "weight=-1.0"),
         (lambda: GRPOConfig(clip_low=1.0), "clip_low=1.0"),
         (lambda: GRPOConfig(beta=-0.1), "beta=-0.1"),
+        (lambda: MemPOConfig(reference_episodes=0), "reference_episodes=0"),
         (lambda: GRPOConfig(eps=0.0), "eps=0.0"),
+        (lambda: GRPOConfig(ratio="sequnce"), "did you mean 'sequence'"),  # type: ignore[arg-type]
+        (lambda: GRPOConfig(return_baseline="leave_one_out"), "set normalise_std=False"),
+        (lambda: GRPOConfig(aggregation="constant"), "needs a divisor above 0"),
+        (lambda: GRPOConfig(divisor=512), "every other aggregation takes none"),
     ],
 )
 def test_settings_out_of_range_are_refused(make: Callable[[], Any], message: str) -> None:

@@ -46,7 +46,9 @@ def test_presets_hold_what_the_sources_state() -> None:
     assert (paper.algo, paper.budget, paper.train.optim.lr) == ("mempo-paper", "paper", 1e-6)
     assert paper.train.group_size == 16
     assert paper.train.group_size * paper.train.groups_per_step == 128
-    assert MemPOConfig() == MemPOConfig(0.2, 0.2, 0.001, True, 1e-6, 1.0, "reference", "none", "guarded")
+    assert GRPOConfig() == GRPOConfig(0.2, 0.2, 0.001, True, 1e-6, "group_mean", "token", "episode", 0)
+    memory = MemPOConfig(weight=1.0, baseline="reference", normalisation="none", credit="guarded", reference_episodes=4)
+    assert MemPOConfig() == memory
 
 
 def test_an_unknown_preset_names_the_nearest() -> None:
@@ -120,7 +122,7 @@ def test_a_greedy_run_without_training_is_fine() -> None:
         (lambda data: data["run"].update(train=3), r"run\.train must be an object"),
         (lambda data: data["run"].update(dtype="int8"), r"run\.dtype is \"int8\""),
         (lambda data: data["algorithm"].update(weight=True), r"algorithm\.weight is true"),
-        (lambda data: data["algorithm"].update(normalisation="pooled"), "cancels"),
+        (lambda data: data["algorithm"].update(normalisation="pooled"), "subtracted twice"),
         (lambda data: data.pop("algorithm"), "has no part 'algorithm'"),
     ],
 )

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from mempo_env.agents.base import TurnRequest
 from mempo_env.agents.codec import CodecTokenCounter
@@ -28,10 +29,14 @@ from mempo_env.agents.settings import LoraSettings, SamplingConfig, TinyConfig
 from mempo_env.agents.textual import TextAgent, slot_rng
 from mempo_env.agents.tiny import build_tiny
 from mempo_env.algos import ALGORITHMS
+from mempo_env.algos.algorithm_config import GRPOConfig, MemPOConfig
 from mempo_env.algos.base import Advantages, Algorithm, get_algorithm
 from mempo_env.algos.config import OptimConfig
+from mempo_env.algos.frozen_reference import FrozenReference
+from mempo_env.algos.grpo import GRPO
 from mempo_env.algos.imitation import demonstration_rows, imitate, imitation_batches
 from mempo_env.algos.memory_reward import AnswerScorer
+from mempo_env.algos.mempo import MemPO
 from mempo_env.algos.optim import Optimizer, make_optimizer, trainable
 from mempo_env.algos.trainer import Trainer
 from mempo_env.algos.update import Updater
@@ -153,8 +158,19 @@ class Lesson:
         episodes = rollout(policy, lambda: self.make_env(**settings), specs, seed=9, step=-1)
         return sum(episode.outcome for episode in episodes) / len(episodes)
 
-    def learn(self, policy: LoraPolicy, algorithm: Algorithm[Any], steps: int) -> list[dict[str, float]]:
+    def notes(self, policy: LoraPolicy) -> float:
+        """Share of 64 sampled first memories that hold the colour that was shown, and nothing else."""
+        specs = [EpisodeSpec(f"test/{i}", 0, 5000 + i) for i in range(64)]
+        episodes = rollout(policy, self.make_env, specs, seed=9, step=-1)
+        return sum(episode.turns[0].memory.strip() == episode.task.goals[0].answers[0] for episode in episodes) / len(
+            episodes
+        )
+
+    def learn(
+        self, policy: LoraPolicy, algorithm: Algorithm[Any], steps: int, *, seed: int = 0, epochs: int = 1
+    ) -> list[dict[str, float]]:
         """Steps of 4 tasks x 8 rollouts; returns their metrics."""
+from mempo_env.algos.mempo import MemPO
         algorithm.setup(policy)
         optim = OptimConfig(lr=3e-3, schedule="linear", decay_from=0.4)
         optimizer = make_optimizer(policy, algorithm, optim, steps)
@@ -163,11 +179,11 @@ class Lesson:
                 policy,
                 algorithm,
                 pool,
-                AnswerScorer(policy, INSTRUCTIONS),
-                Updater(policy, algorithm, optimizer),
+                AnswerScorer(policy, INSTRUCTIONS, reference=FrozenReference(policy, pool, seed)),
+                Updater(policy, algorithm, optimizer, epochs=epochs),
                 groups_per_step=4,
                 group_size=8,
-                seed=0,
+                seed=seed,
             )
             return [trainer.step().metrics for _ in range(steps)]
 
@@ -188,15 +204,39 @@ def recall() -> Lesson:
 def make(name: str, flipped: bool = False) -> Algorithm[Any]:
     """An algorithm with its defaults, or one that takes every advantage for its opposite."""
     algorithm = get_algorithm(name)()
-    if flipped:
-        real = algorithm.advantages
+    return flip(algorithm) if flipped else algorithm
 
-        def opposite(groups: Any, scorer: Any) -> Advantages:
-            found = real(groups, scorer)
-            return Advantages({key: -value for key, value in found.tokens.items()}, found.metrics)
 
-        algorithm.advantages = opposite  # type: ignore[method-assign]
+def flip(algorithm: Algorithm[Any]) -> Algorithm[Any]:
+    """Takes every advantage for its opposite."""
+    real = algorithm.advantages
+
+    def opposite(groups: Any, scorer: Any) -> Advantages:
+        found = real(groups, scorer)
+        return Advantages({key: -value for key, value in found.tokens.items()}, found.metrics)
+
+    algorithm.advantages = opposite  # type: ignore[method-assign]
     return algorithm
+
+
+RELATIVES = {
+    "Dr. GRPO": GRPOConfig(normalise_std=False, aggregation="constant", divisor=16),
+    "RLOO": GRPOConfig(normalise_std=False, return_baseline="leave_one_out"),
+    "DAPO": GRPOConfig(clip_high=0.28, aggregation="token", beta=0.0),
+    "GSPO": GRPOConfig(ratio="sequence", aggregation="sequence", clip_low=3e-4, clip_high=4e-4),
+}
+
+
+@pytest.mark.parametrize("name", list(RELATIVES))
+def test_relatives_of_grpo_on_the_bandit(name: str, bandit: Lesson) -> None:
+    """Two epochs a step, so that ratios are not 1 and what differs by them takes part."""
+    policy = bandit.fresh()
+    metrics = bandit.learn(policy, GRPO(RELATIVES[name]), 12, epochs=2)
+    assert bandit.success(policy) >= 0.9
+    assert name != "GSPO" or metrics[0]["train/clip_share"] > 0
+    policy = bandit.fresh()
+    bandit.learn(policy, flip(GRPO(RELATIVES[name])), 12, epochs=2)
+    assert bandit.success(policy) <= 0.1
 
 
 @pytest.mark.parametrize("name", ALGORITHMS.names())
@@ -236,6 +276,7 @@ def test_two_turns_that_only_memory_can_solve(name: str, recall: Lesson) -> None
     assert recall.success(policy) <= 0.1
 
 
+from mempo_env.algos.mempo import MemPO
 # A task that only a step reward makes worth learning ----------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mempo_env.algos.losses import clipped_surrogate, cross_entropy, kl_k3
+from mempo_env.algos.losses import clipped_surrogate, cross_entropy, kl_k3, sequence_log_ratio, token_weights
 
 
 @pytest.mark.parametrize(
@@ -72,3 +72,74 @@ def test_k3_is_unbiased_for_kl():
 
 def test_cross_entropy():
     assert cross_entropy(torch.tensor([-1.5])).item() == 1.5
+
+
+# The sequence-level ratio -----------------------------------------------------------------------------------------
+
+MASK = torch.tensor([[True, True, True], [True, False, False]])
+
+
+def rows(values):
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def test_sequence_ratio_by_hand():
+    """Ratios 2, 4 and 1 in one row: their geometric mean is 2. A row of one token keeps its own."""
+    logprobs = rows([[math.log(2.0), math.log(4.0), 0.0], [math.log(3.0), 7.0, 7.0]]).requires_grad_()
+    log_ratio = sequence_log_ratio(logprobs, MASK)
+    assert torch.allclose(log_ratio.exp()[MASK], rows([2.0, 2.0, 2.0, 3.0]))
+    loss, clipped = clipped_surrogate(logprobs, torch.zeros_like(logprobs), -torch.ones(2, 3), sequence_mask=MASK)
+    assert torch.allclose(loss[MASK], rows([2.0, 2.0, 2.0, 3.0]))
+    assert not clipped[MASK].any(), "too likely and bad: the gradient stays"
+    loss, clipped = clipped_surrogate(logprobs, torch.zeros_like(logprobs), torch.ones(2, 3), sequence_mask=MASK)
+    assert torch.allclose(loss[MASK], rows([-1.2] * 4))
+    assert clipped[MASK].all()
+
+
+def test_sequence_ratio_has_the_gradient_of_gspo():
+    """With one advantage per sequence and the mean over its tokens: that of s A, s = exp(mean of log ratios)."""
+    old, advantages = rows([[-1.0, -2.0, -0.5], [-0.3, 0.0, 0.0]]), rows([[1.5], [-0.7]])
+    logprobs = rows([[-1.1, -1.9, -0.45], [-0.35, 0.0, 0.0]]).requires_grad_()
+    loss, _ = clipped_surrogate(logprobs, old, advantages, sequence_mask=MASK)
+    counts = MASK.sum(-1, keepdim=True)
+    ((loss * MASK) / counts).sum().backward()
+    plain = logprobs.detach().clone().requires_grad_()
+    ratio = (((plain - old) * MASK).sum(-1) / counts[:, 0]).exp()
+    (-ratio * advantages[:, 0]).sum().backward()
+    assert torch.allclose(logprobs.grad, plain.grad, atol=1e-15)
+    assert logprobs.grad[MASK].all()
+
+
+def test_with_advantages_by_token_a_token_moves_itself_alone():
+    """As MemPO needs it: credit on the first token only leaves the others without a gradient."""
+    logprobs = rows([[-1.1, -1.9, -0.45]]).requires_grad_()
+    loss, _ = clipped_surrogate(logprobs, rows([[-1.0, -2.0, -0.5]]), rows([[2.0, 0.0, 0.0]]), sequence_mask=MASK[:1])
+    loss.sum().backward()
+    assert logprobs.grad[0, 1:].tolist() == [0.0, 0.0]
+    assert logprobs.grad[0, 0] == pytest.approx(-2.0 * math.exp((-0.1 + 0.1 + 0.05) / 3))
+
+
+# The mean over a minibatch ----------------------------------------------------------------------------------------
+
+LENGTHS = ([2, 6], [4])
+LOSSES = ([1.0] * 2 + [2.0] * 6, [5.0] * 4)
+"""Two episodes: turns of two and six tokens with losses 1 and 2, one of four tokens with loss 5."""
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "divisor", "expected"),
+    [
+        ("episode", 0, ((2 + 12) / 8 + 20 / 4) / 2),
+        ("token", 0, (2 + 12 + 20) / 12),
+        ("sequence", 0, (1 + 2 + 5) / 3),
+        ("constant", 10, ((2 + 12) / 10 + 20 / 10) / 2),
+    ],
+)
+def test_aggregation_by_hand(aggregation, divisor, expected):
+    total, mass = 0.0, 0.0
+    for lengths, losses in zip(LENGTHS, LOSSES, strict=True):
+        weights, part = token_weights(lengths, aggregation, divisor)
+        each = [weight for weight, length in zip(weights, lengths, strict=True) for _ in range(length)]
+        total += sum(w * loss for w, loss in zip(each, losses, strict=True))
+        mass += part
+    assert total / mass == pytest.approx(expected)

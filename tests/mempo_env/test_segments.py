@@ -46,3 +46,49 @@ def test_a_token_across_two_tags_belongs_to_the_first() -> None:
 def test_nothing_gives_nothing() -> None:
     assert token_segments([]) == ()
     assert token_segments([b"", b""]) == (0, 0)
+
+
+def cut(data: bytes, draw: st.DataObject) -> list[bytes]:
+    """A random tokenisation; some tokens are empty, as control tokens are."""
+    edges = [0, *sorted(draw.draw(st.lists(st.integers(0, len(data)), max_size=20))), len(data)]
+    return [data[start:end] for start, end in itertools.pairwise(edges)]
+
+
+BODIES = st.text(st.characters(exclude_characters="<", exclude_categories=("Cs",)), max_size=12)
+
+
+@given(BODIES, BODIES, st.data())
+def test_memory_tokens_are_one_run_that_covers_the_block(memory: str, answer: str, draw: st.DataObject) -> None:
+    """Of a well-formed turn: credit for the memory reaches all of its text, and of the rest less than one token."""
+    block = encode_text(f"<mem>{memory}</mem>")
+    tokens = cut(block + encode_text(f"<answer>{answer}</answer>"), draw)
+    labels = token_segments(tokens)
+    count = labels.count(int(Segment.MEMORY))
+    assert labels[:count] == (int(Segment.MEMORY),) * count
+    assert set(labels[count:]) <= {int(Segment.ANSWER), int(Segment.OTHER)}
+    covered = b"".join(tokens[:count])
+    assert covered.startswith(block)
+    assert len(covered) < len(block) + max(map(len, tokens))
+
+
+@given(OUTPUTS, st.data())
+def test_a_finer_tokenisation_changes_no_label_of_a_first_byte(text: str, draw: st.DataObject) -> None:
+    data = encode_text(text)
+    coarse = cut(data, draw)
+    labels = token_segments(coarse)
+    bytewise = token_segments([data[at : at + 1] for at in range(len(data))])
+    position = 0
+    for token, label in zip(coarse, labels, strict=True):
+        if token:
+            assert label == bytewise[position]
+        position += len(token)
+
+
+@given(OUTPUTS, st.data())
+def test_there_is_one_label_per_token_whatever_the_cut(text: str, draw: st.DataObject) -> None:
+    tokens = cut(encode_text(text), draw)
+    labels = token_segments(tokens)
+    assert len(labels) == len(tokens)
+    assert set(labels) <= {int(segment) for segment in Segment}
+    if not text or "<" not in text:
+        assert set(labels) <= {int(Segment.OTHER)}

@@ -1,0 +1,116 @@
+"""What a memory is compared with: the memories of a group, their qualities Q(m) and their baselines b.
+
+Invariant: each (rollout, turn) of a valid episode that committed a memory counts once. A group with fewer than two
+valid episodes or two memories has nothing to compare and is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mempo_env.records import Episode, Group
+
+from .advantages import leave_one_out_mean
+from .algorithm_config import MemPOConfig
+from .base import MemoryScorer
+
+
+@dataclass(frozen=True)
+class GroupMemories:
+    """The memories of one group.
+
+    Attributes:
+        index: Of the group within the batch.
+        group: Its episodes.
+        where: (episode within the group, turn) of each memory.
+    """
+
+    index: int
+    group: Group
+    where: tuple[tuple[int, int], ...]
+
+    @property
+    def items(self) -> list[tuple[Episode, int]]:
+        """The episode and turn of each memory."""
+        return [(self.group[i], t) for i, t in self.where]
+
+    @property
+    def turns(self) -> Tensor:
+        """(M,) turn of each memory."""
+        return torch.tensor([t for _, t in self.where])
+
+    @property
+    def successes(self) -> Tensor:
+        """(M,) whether the memory's episode had an outcome above 0."""
+        return torch.tensor([self.group[i].outcome > 0 for i, _ in self.where])
+
+    @property
+    def all_failed(self) -> bool:
+        """Whether no valid episode of the group had an outcome above 0."""
+        return all(episode.outcome <= 0 for episode in self.group if episode.error is None)
+
+
+@dataclass(frozen=True)
+class MemoryScores:
+    """Of each memory of a group, float64 (M,): Q(m), b, and whether there is a b."""
+
+    quality: Tensor
+    baseline: Tensor
+    has_baseline: Tensor
+
+
+def comparable_memories(groups: Sequence[Group]) -> list[GroupMemories]:
+    """The memories of every group that has something to compare, in order."""
+    found = []
+    for g, group in enumerate(groups):
+        valid = [i for i, episode in enumerate(group) if episode.error is None]
+        where = tuple((i, t) for i in valid for t, turn in enumerate(group[i].turns) if turn.memory_written)
+        if len(valid) > 1 and len(where) > 1:
+            found.append(GroupMemories(g, group, where))
+    return found
+
+
+def score_memories(memories: Sequence[GroupMemories], config: MemPOConfig, scorer: MemoryScorer) -> list[MemoryScores]:
+    """Q(m_t) and b_t of every memory of a batch, by ``config.baseline``.
+
+    All goes to the scorer in as few calls as there are kinds of question; it computes equal questions once, and most
+    old memories are the new ones of the turn before.
+    """
+    items = [item for group in memories for item in group.items]
+    sizes = [len(group.where) for group in memories]
+    asked = [(episode, episode.turns[t].memory) for episode, t in items]
+    if config.baseline == "old_memory":
+        asked += [(episode, episode.turns[t].observation["memory"]) for episode, t in items]
+    elif config.baseline == "empty_memory":
+        asked += [(episode, "") for episode, _ in items]
+    answered = scorer.memory_quality(asked)  # (M,) or (2 M,): the memories, then what they are compared with
+    quality = answered[: len(items)].split(sizes)
+    if config.baseline in ("reference", "leave_one_out"):
+        return [MemoryScores(q, *_mean_of_others(q, group, config)) for q, group in zip(quality, memories, strict=True)]
+    if config.baseline == "frozen_reference":
+        played = scorer.reference_quality([group.group for group in memories], config.reference_episodes)
+        return [MemoryScores(q, *_mean_of_reference(q, r)) for q, r in zip(quality, played, strict=True)]
+    own = scorer.history_quality(items) if config.baseline == "history" else answered[len(items) :]  # (M,)
+    return [
+        MemoryScores(q, b, torch.ones_like(b, dtype=torch.bool)) for q, b in zip(quality, own.split(sizes), strict=True)
+    ]
+
+
+def _mean_of_others(quality: Tensor, group: GroupMemories, config: MemPOConfig) -> tuple[Tensor, Tensor]:
+    """Mean over the other episodes' memories (``reference``), or over all other memories (``leave_one_out``)."""
+    by_episode = torch.tensor([i for i, _ in group.where])  # (M,)
+    owner = by_episode if config.baseline == "reference" else torch.arange(len(quality))  # (M,)
+    return leave_one_out_mean(quality, owner)
+
+
+def _mean_of_reference(quality: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean over the memories of the reference's episodes, one for the whole group; none where none was written."""
+    if not len(reference):
+        return torch.zeros_like(quality), torch.zeros_like(quality, dtype=torch.bool)
+    equal = bool((reference == reference[0]).all())  # a mean of equal numbers is rounded
+    baseline = reference[0] if equal else reference.mean()  # ()
+    return baseline.expand_as(quality), torch.ones_like(quality, dtype=torch.bool)
