@@ -170,7 +170,6 @@ class Lesson:
         self, policy: LoraPolicy, algorithm: Algorithm[Any], steps: int, *, seed: int = 0, epochs: int = 1
     ) -> list[dict[str, float]]:
         """Steps of 4 tasks x 8 rollouts; returns their metrics."""
-from mempo_env.algos.mempo import MemPO
         algorithm.setup(policy)
         optim = OptimConfig(lr=3e-3, schedule="linear", decay_from=0.4)
         optimizer = make_optimizer(policy, algorithm, optim, steps)
