@@ -69,6 +69,7 @@ def plot_run(run: Path, stored: Mapping[str, StoredEvaluation | None]) -> None:
     ):
         axis.set(title=title, xlabel=x, ylabel=y)
         axis.set_ylim(bottom=0)
+        axis.xaxis.get_major_locator().set_params(integer=True)  # no half turns
         axis.grid(alpha=0.3)
         if axis.has_data():
             axis.legend(frameon=False)

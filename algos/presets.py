@@ -20,7 +20,7 @@ TINY = RunConfig(
     dataset="closed-world",
     goals=(2, 10),  # all that are tested: trained on 4 goals alone, it answers four at every count
     budget="brief",
-    steps=60,
+    steps=50,
     env_args=EnvSettings(outcome="fraction", instructions="terse", topk=1, score_step=10),
     tiny=TinyConfig(),
     lora=LoraSettings(rank=16, alpha=32),
