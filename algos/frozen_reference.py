@@ -72,7 +72,7 @@ class FrozenReference:
                 written[episode.group_id] += [(episode, turn.memory) for turn in episode.turns if turn.memory_written]
         items = [item for found in written.values() for item in found]
         quality = score(items) if items else torch.zeros(0, dtype=torch.float64)  # (M,)
-        parts = quality.split([len(found) for found in written.values()])
+        parts = torch.split(quality, [len(found) for found in written.values()])
         return dict(zip(missing, parts, strict=True))
 
 

@@ -88,7 +88,7 @@ def score_memories(memories: Sequence[GroupMemories], config: MemPOConfig, score
     elif config.baseline == "empty_memory":
         asked += [(episode, "") for episode, _ in items]
     answered = scorer.memory_quality(asked)  # (M,) or (2 M,): the memories, then what they are compared with
-    quality = answered[: len(items)].split(sizes)
+    quality = torch.split(answered[: len(items)], sizes)
     if config.baseline in ("reference", "leave_one_out"):
         return [MemoryScores(q, *_mean_of_others(q, group, config)) for q, group in zip(quality, memories, strict=True)]
     if config.baseline == "frozen_reference":
@@ -96,7 +96,8 @@ def score_memories(memories: Sequence[GroupMemories], config: MemPOConfig, score
         return [MemoryScores(q, *_mean_of_reference(q, r)) for q, r in zip(quality, played, strict=True)]
     own = scorer.history_quality(items) if config.baseline == "history" else answered[len(items) :]  # (M,)
     return [
-        MemoryScores(q, b, torch.ones_like(b, dtype=torch.bool)) for q, b in zip(quality, own.split(sizes), strict=True)
+        MemoryScores(q, b, torch.ones_like(b, dtype=torch.bool))
+        for q, b in zip(quality, torch.split(own, sizes), strict=True)
     ]
 
 

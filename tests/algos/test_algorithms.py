@@ -358,11 +358,11 @@ def test_what_had_nothing_to_compare_is_counted(hand_group: Group, fake_scorer: 
     assert metrics["memory/scored"] == 10
     assert metrics["train/groups_without_variance"] == pytest.approx(2 / 3)
     assert metrics["train/groups_of_one"] == pytest.approx(1 / 3)
+    assert metrics["memory/quality"] == pytest.approx(sum(QUALITY[m] for m in "abcde") / 5)
     errors = tuple(episode.replace(error="down") for episode in hand_group)
     metrics = MemPO().advantages([errors], fake_scorer(QUALITY)).metrics
     assert metrics["memory/groups_without_comparison"] == metrics["train/groups_of_one"] == 1
     assert metrics["memory/scored"] == metrics["memory/groups_guarded"] == metrics["train/group_size"] == 0
-    assert metrics["memory/quality"] == pytest.approx(sum(QUALITY[m] for m in "abcde") / 5)
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,18 @@ class RecallEnv(MemoryEnv):
         return f"it is {task.goals[0].answers[0]}"
 
 
+class UnanswerableEnv(RecallEnv):
+    """Recall, but three tasks in four ask for what nobody was shown, so that every episode of their groups fails."""
+
+    def sample_task(self, rng: np.random.Generator) -> Task:
+        shown = COLOURS[int(rng.integers(len(COLOURS)))]
+        asked = shown if rng.random() < 0.25 else "x"
+        return Task((Goal("which colour was it?", (asked,), id=shown),), id="unanswerable")
+
+    def first_result(self, task: Task) -> str:
+        return f"it is {task.goals[0].id}"
+
+
 class Guesser(TextAgent):
     """Writes well-formed turns. What it notes and answers is what it was shown with a probability, else random."""
 
@@ -143,10 +155,10 @@ class Lesson:
             batches = imitation_batches(rows, 500, 0)
             imitate(policy, optimizer, batches, imitation_steps, micro_batch_tokens=4000)
 
-    def make_env(self, **settings: Any) -> MemoryEnv:
+    def make_env(self, env: type[MemoryEnv] | None = None, **settings: Any) -> MemoryEnv:
         counter = CodecTokenCounter(self.codec)
         fixed = {"instructions": "terse", "token_counter": counter, "budget": {"max_turns": 2}}
-        return self.env(**fixed | self.settings | settings)
+        return (env or self.env)(**fixed | self.settings | settings)
 
     def fresh(self) -> LoraPolicy:
         """The policy after the warm start, with a fresh adapter."""
@@ -167,13 +179,20 @@ class Lesson:
         )
 
     def learn(
-        self, policy: LoraPolicy, algorithm: Algorithm[Any], steps: int, *, seed: int = 0, epochs: int = 1
+        self,
+        policy: LoraPolicy,
+        algorithm: Algorithm[Any],
+        steps: int,
+        *,
+        seed: int = 0,
+        epochs: int = 1,
+        env: type[MemoryEnv] | None = None,
     ) -> list[dict[str, float]]:
-        """Steps of 4 tasks x 8 rollouts; returns their metrics."""
+        """Steps of 4 tasks x 8 rollouts, in another environment if one is given; returns their metrics."""
         algorithm.setup(policy)
         optim = OptimConfig(lr=3e-3, schedule="linear", decay_from=0.4)
-        optimizer = make_optimizer(policy, algorithm, optim, steps)
-        with EnvPool(self.make_env) as pool:
+        optimizer = make_optimizer(policy, algorithm, optim, steps * epochs)
+        with EnvPool(lambda: self.make_env(env)) as pool:
             trainer = Trainer(
                 policy,
                 algorithm,
@@ -318,6 +337,30 @@ def test_memories_are_learnt_from_their_advantage_alone(variant: str, recall: Le
     assert learnt > unlearnt + 0.15
     # A z-scored term is as large where memories hardly differ as where they do: over eight steps its noise shows.
     assert learnt >= (start if "normalisation" not in settings else start - 0.15)
+
+
+# The guard for groups in which all failed -------------------------------------------------------------------------
+
+
+def test_the_guard_keeps_what_hopeless_tasks_would_undo(recall: Lesson) -> None:
+    """Three tasks in four cannot be solved. There Q is tiny whatever the memory, and a z-score makes its noise as large
+    as any signal: less likely notes leave the impossible answer a little likelier, so that noting what was shown is
+    unlearnt. The guard does not divide by a standard deviation there. Same seeds, tasks and settings but for it.
+    """
+    found: dict[str, list[tuple[float, float]]] = {"guarded": [], "all": []}
+    for credit, results in found.items():
+        for seed in (0, 1, 2):
+            algorithm = MemPO(MemPOConfig(baseline="old_memory", normalisation="pooled", credit=credit))  # type: ignore[arg-type]
+            policy = recall.fresh()
+            metrics = recall.learn(policy, algorithm, 24, seed=seed, env=UnanswerableEnv)
+            guarded = sum(step["memory/groups_guarded"] for step in metrics) / len(metrics)
+            assert guarded > 0.5 if credit == "guarded" else guarded == 0
+            results.append((recall.notes(policy), recall.success(policy)))
+    for (notes, success), (unguarded_notes, unguarded_success) in zip(found["guarded"], found["all"], strict=True):
+        assert notes > unguarded_notes + 0.2
+        assert success > unguarded_success
+    with_guard, without = (sum(success for _, success in found[credit]) / 3 for credit in ("guarded", "all"))
+    assert with_guard > 2 * without
 
 
 # A task that only a step reward makes worth learning ----------------------------------------------------------------
