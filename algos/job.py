@@ -2,16 +2,20 @@
 
 Run folder: ``config.json`` (everything the run is made of), ``base/`` (weights that were built in place or changed by
 the warm start), ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``eval/before.json`` and ``eval/after.json``,
-``summary.json``, ``plot.png``.
+``summary.json``, ``plot.png``; and, where an update met a number that is not finite, ``failures/`` with its row.
 
-Invariant: nothing is written before the input was checked, and a folder that exists is never written into unless it is
-resumed.
+Invariants:
+    * nothing is written before the input was checked, and a folder that exists is never written into unless it is
+      resumed;
+    * among several processes the first writes, shows and evaluates, and is the one that imitates; the others get its
+      weights, so that reinforcement learning starts from those of a run of one process, to the bit.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,38 +23,36 @@ import torch
 from rich.console import Console
 
 from mempo_env.errors import UserError
-from mempo_env.records import Turn
 
 from ..agents.codec import CodecTokenCounter
-from ..agents.evaluation import evaluate
 from ..agents.models import add_lora, lora_targets
 from ..agents.policy import LoraPolicy
-from ..agents.rollout import EnvFactory, EnvPool, EpisodeSpec
+from ..agents.rollout import EnvPool
 from .base import Algorithm, get_algorithm
 from .checkpoint import ADAPTERS, check_checkpoint, latest_checkpoint, load_checkpoint, save_checkpoint
 from .config import RunConfig
 from .config_io import read_config, write_config
-from .logs import RunLog, plain_words, progress_bar, self_check
+from .evaluating import evaluate_policy
+from .logs import NO_LOG, RunLog, plain_words, progress_bar, self_check
 from .memory_reward import AnswerScorer
 from .optim import Optimizer, trainable
-from .report import memory_quality, store_evaluation, write_report
+from .processes import ALONE, Processes
+from .report import write_report
 from .run_folder import check_new_folder, guarded, new_folder
 from .setup import build_policy, check_environments, choose_device, env_factory, make_policy
 from .trainer import Trainer
 from .update import Updater
 from .warm_start import warm_start
 
-EVAL_SEED = 0
-"""Evaluation tasks have their own seed, the same for every run, so that runs are compared on the same tasks."""
 
-
-def start_run(config: RunConfig, algorithm_config: Any, console: Console) -> Path:
+def start_run(config: RunConfig, algorithm_config: Any, console: Console, processes: Processes = ALONE) -> Path:
     """Runs a job from the start.
 
     Args:
         config: The run.
         algorithm_config: Settings of ``config.algo``.
         console: Where progress is shown.
+        processes: Those that train together; each calls this.
 
     Returns:
         The run folder.
@@ -60,27 +62,38 @@ def start_run(config: RunConfig, algorithm_config: Any, console: Console) -> Pat
     """
     algorithm = get_algorithm(config.algo)(algorithm_config)
     choose_device(config.device)
-    run = check_new_folder(config)
+    run = processes.first(lambda: check_new_folder(config))
     config = dataclasses.replace(config, out=str(run))
     check_environments(config)
     _set_threads(config)
     policy = build_policy(config, adapter=config.warm_start.target != "all")
     if config.warm_start.target == "all":
         lora_targets(policy.model, config.lora)  # the adapter comes later: too late to fail
-    console.print(plain_words(config))
-    with new_folder(run, config, algorithm.config), RunLog(run) as log:
-        policy = _warm(config, policy, run, log, console)
-        evaluate_policy(config, policy, run / "eval", "before", console)
+    console.print(plain_words(config, processes.size))
+    with ExitStack() as stack:
+        log = NO_LOG
+        with processes.together():
+            if processes.is_first:
+                stack.enter_context(new_folder(run, config, algorithm.config))
+                log = stack.enter_context(RunLog(run))
+        policy = _warm(config, policy, run, log, console, processes)
+        processes.first(lambda: evaluate_policy(config, policy, run / "eval", "before", console))
         algorithm.setup(policy)
-        trainer = _trainer(config, policy, algorithm)
-        _save(config, trainer, run)
+        trainer = _trainer(config, policy, algorithm, run, processes)
+        processes.first(lambda: _save(config, trainer, run))
         _train(config, trainer, run, log, console)
-        evaluate_policy(config, policy, run / "eval", "after", console)
-        write_report(config, run, console)
+        processes.first(lambda: _finish(config, policy, run, console))
     return run
 
 
-def resume_run(run: Path, console: Console, *, steps: int | None = None, algo: str | None = None) -> Path:
+def resume_run(
+    run: Path,
+    console: Console,
+    *,
+    steps: int | None = None,
+    algo: str | None = None,
+    processes: Processes = ALONE,
+) -> Path:
     """Goes on with a run from its newest checkpoint.
 
     Args:
@@ -88,6 +101,7 @@ def resume_run(run: Path, console: Console, *, steps: int | None = None, algo: s
         console: Where progress is shown.
         steps: New total number of steps; None: as configured.
         algo: If given, must be the run's algorithm.
+        processes: Those that train together; each calls this. Another number than before goes on, but not bit for bit.
 
     Returns:
         The run folder.
@@ -113,17 +127,21 @@ def resume_run(run: Path, console: Console, *, steps: int | None = None, algo: s
         policy.add_frozen_copy()
     learner = algorithm(algorithm_config)
     learner.setup(policy)
-    trainer = _trainer(config, policy, learner)
+    trainer = _trainer(config, policy, learner, run, processes)
     state, warnings = load_checkpoint(path, policy, algorithm.name)
     trainer.load_state_dict(state)
     for warning in warnings:
         console.print(f"[yellow]{warning}")
     console.print(f"resumed {path} at step {trainer.steps_done}")
-    with guarded(run), RunLog(run, resume_from=trainer.steps_done) as log:
-        write_config(run, config, algorithm_config)  # new steps, for whoever resumes next
+    with ExitStack() as stack:
+        log = NO_LOG
+        with processes.together():
+            if processes.is_first:
+                stack.enter_context(guarded(run))
+                log = stack.enter_context(RunLog(run, resume_from=trainer.steps_done))
+                write_config(run, config, algorithm_config)  # new steps, for whoever resumes next
         _train(config, trainer, run, log, console)
-        evaluate_policy(config, policy, run / "eval", "after", console)
-        write_report(config, run, console)
+        processes.first(lambda: _finish(config, policy, run, console))
     return run
 
 
@@ -149,51 +167,28 @@ def load_run_policy(run: Path, *, device: Literal["auto", "cpu", "cuda"] | None 
     return policy
 
 
-def evaluate_policy(config: RunConfig, policy: LoraPolicy, folder: Path, name: str, console: Console) -> None:
-    """Plays the evaluation tasks and writes ``<name>.json`` into a folder; with no episodes to play it does nothing."""
-    settings = config.eval
-    if not settings.episodes:
-        return
-    sampling = policy.sampling
-    policy.sampling = dataclasses.replace(sampling, greedy=settings.greedy)
-    counter = CodecTokenCounter(policy.codec)
-
-    def make_env(goals: int) -> EnvFactory:
-        return env_factory(config, goals, settings.split, counter)
-
-    started: set[str] = set()
-    try:
-        with progress_bar(console) as bar:
-            task = bar.add_task(f"eval {name}", total=settings.episodes * len(settings.goals), note="episodes")
-
-            def on_turn(spec: EpisodeSpec, _: Turn) -> None:
-                started.add(spec.group_id)
-                bar.update(task, completed=len(started))
-
-            report = evaluate(
-                policy,
-                make_env,
-                settings.goals,
-                settings.episodes,
-                EVAL_SEED,
-                batch=settings.batch,
-                counter=counter,
-                on_turn=on_turn,
-            )
-    finally:
-        policy.sampling = sampling
-    with EnvPool(make_env(settings.goals[0])) as envs:
-        scorer = AnswerScorer(
-            policy,
-            envs.memory_env.instructions,
-            scope=config.train.score_scope,
-            max_tokens=config.train.micro_batch_tokens,
-        )
-    store_evaluation(report, memory_quality(report.episodes, scorer), folder, name)
+def _finish(config: RunConfig, policy: LoraPolicy, run: Path, console: Console) -> None:
+    evaluate_policy(config, policy, run / "eval", "after", console)
+    write_report(config, run, console)
 
 
-def _warm(config: RunConfig, policy: LoraPolicy, run: Path, log: RunLog, console: Console) -> LoraPolicy:
+def _warm(
+    config: RunConfig, policy: LoraPolicy, run: Path, log: RunLog, console: Console, processes: Processes
+) -> LoraPolicy:
     """Runs the warm start and returns the policy that reinforcement learning goes on with."""
+    processes.first(lambda: _imitate(config, policy, run, log, console))
+    settings = config.warm_start
+    if settings.target != "none":
+        processes.send(policy.trainable_parameters())
+    if settings.target == "all":
+        policy = make_policy(config, add_lora(policy.model, config.lora, seed=config.seed), policy.codec)
+    elif settings.target == "adapter":
+        policy.add_frozen_copy()
+    policy.weights_version = 0
+    return policy
+
+
+def _imitate(config: RunConfig, policy: LoraPolicy, run: Path, log: RunLog, console: Console) -> None:
     settings = config.warm_start
     total = settings.perfect_steps + settings.demonstrator_steps
     if settings.target != "none" and total:
@@ -214,15 +209,11 @@ def _warm(config: RunConfig, policy: LoraPolicy, run: Path, log: RunLog, console
             warm_start(config, policy, on_step=on_step)
     if settings.target == "all" or config.model == "tiny":
         policy.save_base(run / "base")
-    if settings.target == "all":
-        policy = make_policy(config, add_lora(policy.model, config.lora, seed=config.seed), policy.codec)
-    elif settings.target == "adapter":
-        policy.add_frozen_copy()
-    policy.weights_version = 0
-    return policy
 
 
-def _trainer(config: RunConfig, policy: LoraPolicy, algorithm: Algorithm[Any]) -> Trainer:
+def _trainer(
+    config: RunConfig, policy: LoraPolicy, algorithm: Algorithm[Any], run: Path, processes: Processes
+) -> Trainer:
     settings = config.train
     envs = EnvPool(env_factory(config, config.goal_range, "train", CodecTokenCounter(policy.codec)))
     parameters = [*trainable(policy.model)]
@@ -237,9 +228,15 @@ def _trainer(config: RunConfig, policy: LoraPolicy, algorithm: Algorithm[Any]) -
         epochs=settings.epochs,
         minibatches=settings.minibatches,
         micro_batch_tokens=settings.micro_batch_tokens,
+        processes=processes,
+        watch_kl=settings.stop_kl > 0,
     )
     scorer = AnswerScorer(
-        policy, envs.memory_env.instructions, scope=settings.score_scope, max_tokens=settings.micro_batch_tokens
+        policy,
+        envs.memory_env.instructions,
+        scope=settings.score_scope,
+        max_tokens=settings.micro_batch_tokens,
+        processes=processes,
     )
     return Trainer(
         policy,
@@ -250,26 +247,35 @@ def _trainer(config: RunConfig, policy: LoraPolicy, algorithm: Algorithm[Any]) -
         groups_per_step=settings.groups_per_step,
         group_size=settings.group_size,
         seed=config.seed,
+        processes=processes,
+        failures=run / "failures",
+        stop_kl=settings.stop_kl,
     )
 
 
 def _train(config: RunConfig, trainer: Trainer, run: Path, log: RunLog, console: Console) -> None:
+    processes = trainer.processes
+    processes.check_equal(trainer.policy.model)
     with progress_bar(console) as bar, trainer.envs:
         task = bar.add_task(config.algo, total=config.steps, completed=trainer.steps_done, note="")
-        while trainer.steps_done < config.steps:
+        while trainer.steps_done < config.steps and not trainer.stopped:
             step = trainer.steps_done
             metrics = trainer.step().metrics
-            log.write("train", step, metrics)
             if step == 0:
                 console.print(self_check(metrics))
-            if trainer.steps_done % config.train.save_every == 0 or trainer.steps_done == config.steps:
-                _save(config, trainer, run)
+            last = trainer.steps_done == config.steps or bool(trainer.stopped)
+            with processes.together():
+                log.write("train", step, metrics)
+                if processes.is_first and (last or trainer.steps_done % config.train.save_every == 0):
+                    _save(config, trainer, run)
             bar.update(
                 task,
                 completed=step + 1,
                 note=f"return {metrics.get('rollout/return', 0):.3f}  F1 {metrics.get('rollout/f1', 0):.3f}  "
                 f"Q {metrics.get('memory/quality', float('nan')):.3f}",
             )
+    if trainer.stopped:
+        console.print(f"stopped after step {trainer.steps_done} of {config.steps}: {trainer.stopped}")
 
 
 def _save(config: RunConfig, trainer: Trainer, run: Path) -> None:

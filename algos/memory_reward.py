@@ -27,6 +27,7 @@ from ..agents.base import SlotKey, TurnRequest
 from ..agents.contexts import ContextStrategy, HistoryContext, MemoryContext
 from ..agents.policy import LoraPolicy
 from ..agents.scoring import TokenRow, score_rows
+from .processes import ALONE, Processes
 
 Scope = Literal["joint", "per_goal"]
 ANSWER_PREFIX, ANSWER_SUFFIX = "<answer>", "</answer>"
@@ -41,15 +42,23 @@ class AnswerScorer:
         scope: ``joint``: first aliases in one string "a1; a2". ``per_goal``: each goal asked alone, best alias, mean
             over goals.
         max_tokens: Padded tokens per forward pass.
+        processes: Those that share the scoring; each then knows all scores.
     """
 
     def __init__(
-        self, policy: LoraPolicy, instructions: str, *, scope: Scope = "joint", max_tokens: int = 16384
+        self,
+        policy: LoraPolicy,
+        instructions: str,
+        *,
+        scope: Scope = "joint",
+        max_tokens: int = 16384,
+        processes: Processes = ALONE,
     ) -> None:
         self.policy = policy
         self.instructions = instructions
         self.scope: Scope = scope
         self.max_tokens = max_tokens
+        self.processes = processes
 
     def memory_quality(self, items: Sequence[tuple[Episode, str]]) -> Tensor:
         """Q(m) of each (episode, memory), as float64 (M,)."""
@@ -136,9 +145,7 @@ class AnswerScorer:
         unique = list(dict.fromkeys(row for questions in wanted for aliases in questions for row in aliases))
         self._refuse_too_long(unique)
         with self.policy.evaluating():
-            scored = score_rows(
-                self.policy.model, unique, self.policy.codec.pad_id, max_tokens=self.max_tokens
-            )  # per row (n_gold,)
+            scored = self.processes.share(unique, self._score)  # per row (n_gold,)
         probability = {
             row: math.exp(logprobs.double().mean().item()) for row, logprobs in zip(unique, scored, strict=True)
         }
@@ -149,6 +156,9 @@ class AnswerScorer:
             ],
             dtype=torch.float64,
         )  # (M,)
+
+    def _score(self, rows: Sequence[TokenRow]) -> list[Tensor]:
+        return score_rows(self.policy.model, rows, self.policy.codec.pad_id, max_tokens=self.max_tokens)
 
     def _refuse_too_long(self, rows: Sequence[TokenRow]) -> None:
         limit = getattr(self.policy.model.config, "max_position_embeddings", None)

@@ -75,6 +75,12 @@ class Optimizer:
                 )
             )
 
+    @property
+    def all_parameters(self) -> list[nn.Parameter]:
+        """Everything that is stepped."""
+        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+        return [parameter for group in groups for parameter in group["params"]]
+
     def zero_grad(self) -> None:
         """Forgets the gradients."""
         for optimizer in self.optimizers:

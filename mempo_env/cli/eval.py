@@ -98,7 +98,8 @@ def _changed(config: Any, flags: EvalFlags) -> Any:
 def _evaluate_run(flags: EvalFlags, console: Any) -> None:
     from mempo_env.agents.evaluation import EvaluationReport
     from mempo_env.algos.config_io import read_config
-    from mempo_env.algos.job import evaluate_policy, load_run_policy
+    from mempo_env.algos.evaluating import evaluate_policy
+    from mempo_env.algos.job import load_run_policy
     from mempo_env.algos.report import load_evaluation
     from mempo_env.algos.setup import check_environments, choose_device
 

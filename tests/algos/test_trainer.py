@@ -11,8 +11,9 @@ from mempo_env.actions import FormatError, FormatErrorKind
 from mempo_env.agents.rollout import EnvPool
 from mempo_env.algos.config import OptimConfig
 from mempo_env.algos.mempo import MemPO
+from mempo_env.algos.metrics import rollout_metrics
 from mempo_env.algos.optim import Optimizer, trainable
-from mempo_env.algos.trainer import Trainer, rollout_metrics, task_seed
+from mempo_env.algos.trainer import Trainer, task_seed
 from mempo_env.algos.update import Updater
 
 
