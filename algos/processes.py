@@ -163,8 +163,13 @@ def connect() -> Iterator[Processes]:
         This process among them.
 
     Raises:
-        UserError: A launcher was asked for several processes, but did not say which one this is.
+        UserError: A launcher was asked for several processes, but did not say which one this is, or for FSDP.
     """
+    if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        raise UserError(
+            "mempo train holds the whole model in each process and does not train from shards (FSDP); launch it "
+            "without the FSDP config: torchrun --nproc-per-node N -m mempo_env.cli train .."
+        )
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         if "ACCELERATE_USE_CPU" in os.environ and "MASTER_ADDR" in os.environ:
