@@ -72,6 +72,9 @@ class Processes:
         Args:
             items: The same in every process.
             function: From items to as many results; not called for none.
+
+        Raises:
+            RuntimeError: The processes were given different numbers of items: they have drifted apart.
         """
         if self.size == 1:
             return list(function(items))
@@ -79,7 +82,9 @@ class Processes:
         results: Sequence[R] = ()
         with self.together():
             results = function(mine) if mine else ()
-        parts = self.gather(results)
+        counts, parts = zip(*self.gather((len(items), results)), strict=True)
+        if len(set(counts)) > 1:
+            raise RuntimeError(f"the processes were to share {', '.join(map(str, counts))} items, not the same ones")
         return [parts[index % self.size][index // self.size] for index in range(len(items))]
 
     def first(self, function: Callable[[], T]) -> T:

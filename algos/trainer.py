@@ -127,7 +127,7 @@ class Trainer:
         }
         self.steps_done += 1
         if self.stop_kl and (kl := metrics.get("train/kl", 0.0)) > self.stop_kl:
-            self.stopped = f"KL {kl:.4f} to the reference is above stop_kl={self.stop_kl:g}"
+            self.stopped = f"KL {kl:.3g} to the reference is above stop_kl={self.stop_kl:g}"
         return StepResult(groups, metrics)
 
     def collect(self, step: int) -> list[Group]:

@@ -41,7 +41,8 @@ class Marked(GRPO):
         if self.how == "loss":
             loss = torch.where(marked, torch.full_like(loss, math.inf), loss)
         if self.how == "gradient":  # 0 in the forward pass, 0 / 0 in the backward pass
-            loss = loss + ((batch.logprobs - batch.logprobs.detach()) * marked).abs().sqrt()
+            zero = torch.where(marked, batch.logprobs - batch.logprobs.detach(), 1.0)  # (B, O)
+            loss = loss + torch.where(marked, zero.abs().sqrt(), 0.0)
         return loss, logged
 
     def critic_loss(self, policy: Any, batch: TokenBatch, keys: Any) -> Any:
@@ -64,14 +65,14 @@ def marked_advantages(groups: Any) -> Advantages:
     return Advantages(tokens)
 
 
-def broken_logprobs(row: Any) -> Callable[..., Any]:
+def broken_logprobs(row: tuple[int, ...]) -> Callable[..., Any]:
     """``output_logprobs`` with a token of one row that has no probability."""
     real = update_module.output_logprobs
 
     def output_logprobs(model: Any, batch: Any, **settings: Any) -> Any:
         logprobs, entropy = real(model, batch, **settings)
-        for index, mask in enumerate(batch.mask):
-            if tuple(batch.targets[index][mask].tolist()) == row:
+        for index in range(len(batch.mask)):
+            if tuple(batch.input_ids[index, : len(row)].tolist()) == row:
                 hit = torch.zeros_like(batch.mask)  # (B, O)
                 hit[index, 1] = True
                 logprobs = logprobs.masked_fill(hit, -math.inf)
@@ -88,10 +89,11 @@ def test_what_is_not_finite_is_traced_to_its_row(
     policy, algorithm = make_policy(), Marked(GRPOConfig(beta=0.1))
     g, i, t = KEY
     turn = shared_groups[g][i].turns[t]
-    every = [turn.output_ids for group in shared_groups for episode in group for turn in episode.turns]
-    assert every.count(turn.output_ids) == 1
+    ids = turn.prompt_ids + turn.output_ids
+    every = [turn.prompt_ids + turn.output_ids for group in shared_groups for e in group for turn in e.turns]
+    assert every.count(ids) == 1
     if what == "log-probability":
-        monkeypatch.setattr(update_module, "output_logprobs", broken_logprobs(turn.output_ids))
+        monkeypatch.setattr(update_module, "output_logprobs", broken_logprobs(ids))
     algorithm.how = what
     updater = Updater(
         policy, algorithm, Optimizer(trainable(policy.model), OptimConfig(lr=0.1), 9), micro_batch_tokens=budget
@@ -205,18 +207,18 @@ def test_a_run_ends_where_kl_is_above_the_threshold(
     flags = ("--algo", "grpo", "--grpo.beta", 0, "--out", run, "--steps", 5, "--train.save-every", 9)
     assert small_job(*flags, "--train.stop-kl", 1e-7) == 0
     told = " ".join(capsys.readouterr().out.split())
-    assert "stopped after step 2 of 5: KL 0.0" in told
-    assert "to the reference is above stop_kl=1e-07" in told
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    kl = [line["train/kl"] for line in lines if line["phase"] == "train"]
-    assert kl[0] == 0.0
-    assert kl[1] > 1e-7
-    assert len(kl) == 2
-    assert (run / "checkpoints/step-000002").is_dir()
+    kl = [line.get("train/kl") for line in lines if line["phase"] == "train"]  # None: no row had an advantage
+    done = len(kl)
+    assert done < 5
+    assert kl[-1] > 1e-7
+    assert {value for value in kl[:-1] if value is not None} == {0.0}
+    assert f"stopped after step {done} of 5: KL {kl[-1]:.3g} to the reference is above stop_kl=1e-07" in told
+    assert (run / f"checkpoints/step-{done:06d}").is_dir()
 
     assert small_job("--resume", run, "--steps", 7) == 0
-    assert "stopped after step 2 of 7: KL" in " ".join(capsys.readouterr().out.split())
-    assert not (run / "checkpoints/step-000003").exists()
+    assert f"stopped after step {done} of 7: KL {kl[-1]:.3g}" in " ".join(capsys.readouterr().out.split())
+    assert not (run / f"checkpoints/step-{done + 1:06d}").exists()
 
 
 def test_watching_kl_changes_no_weight(make_policy: Any, shared_groups: Any) -> None:
