@@ -83,7 +83,7 @@ def test_an_update_on_recorded_episodes_is_that_of_one_process(scenario: str, st
     assert first["digest"] == second["digest"], "all processes hold the same weights, to the bit"
     assert alone["steps"] == first["steps"] == second["steps"] == steps
     for one, two in zip(alone["parameters"], first["parameters"], strict=True):
-        assert largest_difference(one, two) < 1e-6
+        assert largest_difference(one, two) < 5e-6
     assert largest_difference(alone["parameters"][0], alone["parameters"][-1]) > 1e-4, "it must have learnt"
     assert first["metrics"] == second["metrics"]
     assert first["metrics"] == pytest.approx(alone["metrics"], rel=1e-3, abs=1e-6)
