@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from safetensors import SafetensorError
 
 from mempo_env.errors import UserError
@@ -50,6 +51,7 @@ def machine_facts(policy: LoraPolicy) -> dict[str, str]:
     return {
         "torch": torch.__version__,
         "threads": str(torch.get_num_threads()),
+        "processes": str(dist.get_world_size() if dist.is_initialized() else 1),
         "device": str(policy.device),
         "dtype": str(next(policy.model.parameters()).dtype),
         "processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",

@@ -2,29 +2,30 @@
 
 Run folder: ``config.json`` (everything the run is made of), ``base/`` (weights that were built in place or changed by
 the warm start), ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``eval/before.json`` and ``eval/after.json``,
-``summary.json``, ``plot.png``; with ``eval.ceilings`` also ``eval/imitation.json`` and ``eval/expert.json``.
+``summary.json``, ``plot.png``; with ``eval.ceilings`` also ``eval/imitation.json`` and ``eval/expert.json``; and, where
+an update met a number that is not finite, ``failures/`` with its row.
 
-Invariant: nothing is written before the input was checked, and a folder that exists is never written into unless it is
-resumed.
+Invariants:
+    * nothing is written before the input was checked, and a folder that exists is never written into unless it is
+      resumed;
+    * among several processes the first writes, shows and evaluates, and is the one that imitates; the others get its
+      weights, so that reinforcement learning starts from those of a run of one process, to the bit.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Callable
-from functools import partial
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from rich.console import Console
-from rich.progress import Progress
 
 from mempo_env.errors import UserError
 
 from ..agents.codec import CodecTokenCounter
-from ..agents.models import add_lora, lora_targets
+from ..agents.models import lora_targets
 from ..agents.policy import LoraPolicy
 from ..agents.rollout import EnvPool
 from .base import Algorithm, get_algorithm
@@ -32,26 +33,27 @@ from .checkpoint import ADAPTERS, check_checkpoint, latest_checkpoint, load_chec
 from .config import RunConfig
 from .config_io import read_config, write_config
 from .frozen_reference import FrozenReference
-from .imitation import ImitationStep
-from .logs import RunLog, plain_words, progress_bar, self_check
+from .logs import NO_LOG, RunLog, plain_words, progress_bar, self_check
 from .measure import evaluate_expert, evaluate_policy
 from .memory_reward import AnswerScorer
 from .optim import make_optimizer
+from .processes import ALONE, Processes
 from .report import write_report
 from .run_folder import check_new_folder, guarded, new_folder
-from .setup import build_policy, check_environments, choose_device, env_factory, make_policy
+from .setup import build_policy, check_environments, choose_device, env_factory
 from .trainer import Trainer
 from .update import Updater
-from .warm_start import warm_start
+from .warm_phase import warmed_policy
 
 
-def start_run(config: RunConfig, algorithm_config: Any, console: Console) -> Path:
+def start_run(config: RunConfig, algorithm_config: Any, console: Console, processes: Processes = ALONE) -> Path:
     """Runs a job from the start.
 
     Args:
         config: The run.
         algorithm_config: Settings of ``config.algo``.
         console: Where progress is shown.
+        processes: Those that train together; each calls this.
 
     Returns:
         The run folder.
@@ -61,32 +63,39 @@ def start_run(config: RunConfig, algorithm_config: Any, console: Console) -> Pat
     """
     algorithm = get_algorithm(config.algo)(algorithm_config)
     choose_device(config.device)
-    run = check_new_folder(config)
+    run = processes.first(lambda: check_new_folder(config))
     config = dataclasses.replace(config, out=str(run))
     check_environments(config)
     _set_threads(config)
     policy = build_policy(config, adapter=config.warm_start.target != "all")
     if config.warm_start.target == "all":
         lora_targets(policy.model, config.lora)  # the adapter comes later: too late to fail
-    console.print(plain_words(config))
-    with new_folder(run, config, algorithm.config), RunLog(run) as log:
-        policy = _warm(config, policy, run, log, console)
-        with log.timed("evaluation"):
-            evaluate_policy(config, policy, run / "eval", "before", console)
-            if config.eval.ceilings:
-                evaluate_expert(config, policy, run / "eval", "expert")
+    console.print(plain_words(config, processes.size))
+    with ExitStack() as stack:
+        log = NO_LOG
+        with processes.together():
+            if processes.is_first:
+                stack.enter_context(new_folder(run, config, algorithm.config))
+                log = stack.enter_context(RunLog(run))
+        policy = warmed_policy(config, policy, run, log, console, processes)
+        processes.first(lambda: _begin(config, policy, run, log, console))
         algorithm.setup(policy)
-        trainer = _trainer(config, policy, algorithm)
-        _save(config, trainer, run)
+        trainer = _trainer(config, policy, algorithm, run, processes)
+        processes.first(lambda: _save(config, trainer, run))
         with log.timed("training"):
             _train(config, trainer, run, log, console)
-        with log.timed("evaluation"):
-            evaluate_policy(config, policy, run / "eval", "after", console)
-        write_report(config, run, console)
+        processes.first(lambda: _finish(config, policy, run, log, console))
     return run
 
 
-def resume_run(run: Path, console: Console, *, steps: int | None = None, algo: str | None = None) -> Path:
+def resume_run(
+    run: Path,
+    console: Console,
+    *,
+    steps: int | None = None,
+    algo: str | None = None,
+    processes: Processes = ALONE,
+) -> Path:
     """Goes on with a run from its newest checkpoint.
 
     Args:
@@ -94,6 +103,7 @@ def resume_run(run: Path, console: Console, *, steps: int | None = None, algo: s
         console: Where progress is shown.
         steps: New total number of steps; None: as configured.
         algo: If given, must be the run's algorithm.
+        processes: Those that train together; each calls this. Another number than before goes on, but not bit for bit.
 
     Returns:
         The run folder.
@@ -119,19 +129,22 @@ def resume_run(run: Path, console: Console, *, steps: int | None = None, algo: s
         policy.add_frozen_copy()
     learner = algorithm(algorithm_config)
     learner.setup(policy)
-    trainer = _trainer(config, policy, learner)
+    trainer = _trainer(config, policy, learner, run, processes)
     state, warnings = load_checkpoint(path, policy, algorithm.name)
     trainer.load_state_dict(state)
     for warning in warnings:
         console.print(f"[yellow]{warning}")
     console.print(f"resumed {path} at step {trainer.steps_done}")
-    with guarded(run), RunLog(run, resume_from=trainer.steps_done) as log:
-        write_config(run, config, algorithm_config)  # new steps, for whoever resumes next
+    with ExitStack() as stack:
+        log = NO_LOG
+        with processes.together():
+            if processes.is_first:
+                stack.enter_context(guarded(run))
+                log = stack.enter_context(RunLog(run, resume_from=trainer.steps_done))
+                write_config(run, config, algorithm_config)  # new steps, for whoever resumes next
         with log.timed("training"):
             _train(config, trainer, run, log, console)
-        with log.timed("evaluation"):
-            evaluate_policy(config, policy, run / "eval", "after", console)
-        write_report(config, run, console)
+        processes.first(lambda: _finish(config, policy, run, log, console))
     return run
 
 
@@ -157,53 +170,22 @@ def load_run_policy(run: Path, *, device: Literal["auto", "cpu", "cuda"] | None 
     return policy
 
 
-def _warm(config: RunConfig, policy: LoraPolicy, run: Path, log: RunLog, console: Console) -> LoraPolicy:
-    """Runs the warm start and returns the policy that reinforcement learning goes on with."""
-    settings = config.warm_start
-    total = settings.perfect_steps + settings.demonstrator_steps
-    if settings.target != "none" and total:
-        # What imitation could reach is another policy only where the demonstrator is not the perfect expert.
-        ceiling = config.eval.ceilings and config.eval.episodes and settings.demonstrator_steps and settings.forget > 0
-        with progress_bar(console) as bar:
-            policy.train_mode()
-            with log.timed("imitation"):
-                warm_start(
-                    config,
-                    policy,
-                    on_step=_imitation_progress(bar, log, "imitation", total),
-                    on_ceiling=partial(evaluate_policy, config, policy, run / "eval", "imitation", console, bar=bar)
-                    if ceiling
-                    else None,
-                    on_ceiling_step=_imitation_progress(bar, log, "ceiling", total),
-                )
-    if settings.target == "all" or config.model == "tiny":
-        policy.save_base(run / "base")
-    if settings.target == "all":
-        policy = make_policy(config, add_lora(policy.model, config.lora, seed=config.seed), policy.codec)
-    elif settings.target == "adapter":
-        policy.add_frozen_copy()
-    policy.weights_version = 0
-    return policy
+def _begin(config: RunConfig, policy: LoraPolicy, run: Path, log: RunLog, console: Console) -> None:
+    with log.timed("evaluation"):
+        evaluate_policy(config, policy, run / "eval", "before", console)
+        if config.eval.ceilings:
+            evaluate_expert(config, policy, run / "eval", "expert")
 
 
-def _imitation_progress(bar: Progress, log: RunLog, phase: str, total: int) -> Callable[[int, ImitationStep], None]:
-    """Logs the steps of a phase of imitation, and shows them from the first one on."""
-    task = bar.add_task(phase, total=total, note="", visible=False)
-    first = [0, 0.0]  # step and time
-
-    def on_step(step: int, record: ImitationStep) -> None:
-        log.write(phase, step, dataclasses.asdict(record))
-        now = time.perf_counter()
-        if not first[1]:
-            first[:] = [step, now]
-        rate = (step - first[0]) / max(now - first[1], 1e-9)
-        note = f"loss {record.loss:.3f}  hits {record.accuracy:.3f}  {rate:.1f}/s"
-        bar.update(task, completed=step + 1, note=note, visible=True)
-
-    return on_step
+def _finish(config: RunConfig, policy: LoraPolicy, run: Path, log: RunLog, console: Console) -> None:
+    with log.timed("evaluation"):
+        evaluate_policy(config, policy, run / "eval", "after", console)
+    write_report(config, run, console)
 
 
-def _trainer(config: RunConfig, policy: LoraPolicy, algorithm: Algorithm[Any]) -> Trainer:
+def _trainer(
+    config: RunConfig, policy: LoraPolicy, algorithm: Algorithm[Any], run: Path, processes: Processes
+) -> Trainer:
     settings = config.train
     envs = EnvPool(env_factory(config, config.goal_range, "train", CodecTokenCounter(policy.codec)))
     steps = config.steps * settings.epochs * settings.minibatches
@@ -214,6 +196,8 @@ def _trainer(config: RunConfig, policy: LoraPolicy, algorithm: Algorithm[Any]) -
         epochs=settings.epochs,
         minibatches=settings.minibatches,
         micro_batch_tokens=settings.micro_batch_tokens,
+        processes=processes,
+        watch_kl=settings.stop_kl > 0,
     )
     scorer = AnswerScorer(
         policy,
@@ -221,6 +205,7 @@ def _trainer(config: RunConfig, policy: LoraPolicy, algorithm: Algorithm[Any]) -
         scope=settings.score_scope,
         max_tokens=settings.micro_batch_tokens,
         reference=FrozenReference(policy, envs, config.seed),
+        processes=processes,
     )
     return Trainer(
         policy,
@@ -231,26 +216,35 @@ def _trainer(config: RunConfig, policy: LoraPolicy, algorithm: Algorithm[Any]) -
         groups_per_step=settings.groups_per_step,
         group_size=settings.group_size,
         seed=config.seed,
+        processes=processes,
+        failures=run / "failures",
+        stop_kl=settings.stop_kl,
     )
 
 
 def _train(config: RunConfig, trainer: Trainer, run: Path, log: RunLog, console: Console) -> None:
+    processes = trainer.processes
+    processes.check_equal(trainer.policy.model)
     with progress_bar(console) as bar, trainer.envs:
         task = bar.add_task(config.algo, total=config.steps, completed=trainer.steps_done, note="")
-        while trainer.steps_done < config.steps:
+        while trainer.steps_done < config.steps and not trainer.stopped:
             step = trainer.steps_done
             metrics = trainer.step().metrics
-            log.write("train", step, metrics)
             if step == 0:
                 console.print(self_check(metrics))
-            if trainer.steps_done % config.train.save_every == 0 or trainer.steps_done == config.steps:
-                _save(config, trainer, run)
+            last = trainer.steps_done == config.steps or bool(trainer.stopped)
+            with processes.together():
+                log.write("train", step, metrics)
+                if processes.is_first and (last or trainer.steps_done % config.train.save_every == 0):
+                    _save(config, trainer, run)
             bar.update(
                 task,
                 completed=step + 1,
                 note=f"return {metrics.get('rollout/return', 0):.3f}  F1 {metrics.get('rollout/f1', 0):.3f}  "
                 f"Q {metrics.get('memory/quality', float('nan')):.3f}",
             )
+    if trainer.stopped:
+        console.print(f"stopped after step {trainer.steps_done} of {config.steps}: {trainer.stopped}")
 
 
 def _save(config: RunConfig, trainer: Trainer, run: Path) -> None:

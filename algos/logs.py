@@ -87,6 +87,19 @@ class RunLog:
             board.close()
 
 
+class _NoLog(RunLog):
+    """The log of a process that is not the first: it writes nothing."""
+
+    def __init__(self) -> None:
+        self.resume_from = 0
+
+    def write(self, phase: str, step: int, metrics: dict[str, float]) -> None:
+        """Writes nothing."""
+
+
+NO_LOG: RunLog = _NoLog()
+
+
 def read_metrics(folder: Path, phase: str) -> list[dict[str, Any]]:
     """The lines of one phase of a run folder, in order.
 
@@ -110,7 +123,7 @@ def progress_bar(console: Console) -> Progress:
     )
 
 
-def plain_words(config: RunConfig) -> str:
+def plain_words(config: RunConfig, processes: int = 1) -> str:
     """What a run will do, in plain words."""
     train, warm = config.train, config.warm_start
     lines = [
@@ -119,7 +132,8 @@ def plain_words(config: RunConfig) -> str:
         f"warm start: {warm.perfect_steps} steps on the expert, then {warm.demonstrator_steps} on one that forgets "
         f"{warm.forget:.0%} of its notes at every rewrite ({warm.target} weights)",
         f"then {config.steps} steps of {train.groups_per_step} tasks x {train.group_size} rollouts = "
-        f"{train.groups_per_step * train.group_size} episodes of {'-'.join(map(str, config.goals))} goals each",
+        f"{train.groups_per_step * train.group_size} episodes of {'-'.join(map(str, config.goals))} goals each"
+        + (f", shared by {processes} processes" if processes > 1 else ""),
     ]
     return "\n".join(lines)
 

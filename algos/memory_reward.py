@@ -28,6 +28,7 @@ from ..agents.contexts import ContextStrategy, HistoryContext, MemoryContext
 from ..agents.policy import LoraPolicy
 from ..agents.scoring import TokenRow, score_rows
 from .frozen_reference import FrozenReference
+from .processes import ALONE, Processes
 
 Scope = Literal["joint", "per_goal"]
 ANSWER_PREFIX, ANSWER_SUFFIX = "<answer>", "</answer>"
@@ -43,6 +44,7 @@ class AnswerScorer:
             over goals.
         max_tokens: Padded tokens per forward pass.
         reference: Plays the frozen reference policy, for whoever asks for ``reference_quality``.
+        processes: Those that share the scoring; each then knows all scores.
     """
 
     def __init__(
@@ -53,12 +55,14 @@ class AnswerScorer:
         scope: Scope = "joint",
         max_tokens: int = 16384,
         reference: FrozenReference | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         self.policy = policy
         self.instructions = instructions
         self.scope: Scope = scope
         self.max_tokens = max_tokens
         self.reference = reference
+        self.processes = processes
 
     def memory_quality(self, items: Sequence[tuple[Episode, str]]) -> Tensor:
         """Q(m) of each (episode, memory), as float64 (M,)."""
@@ -162,9 +166,7 @@ class AnswerScorer:
         unique = list(dict.fromkeys(row for questions in wanted for aliases in questions for row in aliases))
         self._refuse_too_long(unique)
         with self.policy.evaluating():
-            scored = score_rows(
-                self.policy.model, unique, self.policy.codec.pad_id, max_tokens=self.max_tokens
-            )  # per row (n_gold,)
+            scored = self.processes.share(unique, self._score)  # per row (n_gold,)
         probability = {
             row: math.exp(logprobs.double().mean().item()) for row, logprobs in zip(unique, scored, strict=True)
         }
@@ -175,6 +177,9 @@ class AnswerScorer:
             ],
             dtype=torch.float64,
         )  # (M,)
+
+    def _score(self, rows: Sequence[TokenRow]) -> list[Tensor]:
+        return score_rows(self.policy.model, rows, self.policy.codec.pad_id, max_tokens=self.max_tokens)
 
     def _refuse_too_long(self, rows: Sequence[TokenRow]) -> None:
         limit = getattr(self.policy.model.config, "max_position_embeddings", None)

@@ -88,6 +88,12 @@ class Optimizer:
                 self.optimizers.append(_muon(groups, config) if by_muon else _adamw(groups, config))
                 self.lr_factors.append([factor for parameters, factor in parts if parameters])
 
+    @property
+    def all_parameters(self) -> list[nn.Parameter]:
+        """Everything that is stepped."""
+        groups = [group for optimizer in self.optimizers for group in optimizer.param_groups]
+        return [parameter for group in groups for parameter in group["params"]]
+
     def zero_grad(self) -> None:
         """Forgets the gradients."""
         for optimizer in self.optimizers:

@@ -13,23 +13,23 @@ Invariants:
 from __future__ import annotations
 
 import hashlib
-import math
-import statistics
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 
-from mempo_env.actions import FormatErrorKind, Segment
-from mempo_env.records import Episode, Group, Observation
+from mempo_env.records import Group, Observation
 
 from ..agents.policy import LoraPolicy
 from ..agents.rollout import EnvPool, EpisodeSpec, as_groups, rollout
 from ..agents.scoring import TokenRow, score_rows
-from .base import Algorithm, MemoryScorer
+from .base import Advantages, Algorithm, MemoryScorer
+from .guards import NonFiniteError, write_failure_row
+from .metrics import advantage_metrics, rollout_metrics
+from .processes import ALONE, Processes
 from .update import Updater
 
 EnvFactory = Callable[[], gym.Env[Observation, str]]
@@ -65,6 +65,13 @@ class Trainer:
         groups_per_step: Tasks per step.
         group_size: Episodes per task.
         seed: Seed of tasks and noise.
+        processes: Those that play and learn together.
+        failures: Folder for the row that stopped an update; None: it is not kept.
+        stop_kl: Ends the run after a step whose KL(policy || reference) was above this; 0: never.
+
+    Attributes:
+        steps_done: The task cursor.
+        stopped: Why no further step is to be taken; empty while the run goes on.
     """
 
     def __init__(
@@ -78,6 +85,9 @@ class Trainer:
         groups_per_step: int,
         group_size: int,
         seed: int,
+        processes: Processes = ALONE,
+        failures: Path | None = None,
+        stop_kl: float = 0.0,
     ) -> None:
         self.policy = policy
         self.algorithm = algorithm
@@ -87,7 +97,11 @@ class Trainer:
         self.groups_per_step = groups_per_step
         self.group_size = group_size
         self.seed = seed
+        self.processes = processes
+        self.failures = failures
+        self.stop_kl = stop_kl
         self.steps_done = 0
+        self.stopped = ""
 
     def step(self) -> StepResult:
         """Takes one step.
@@ -97,10 +111,11 @@ class Trainer:
         """
         started, cut_before = time.perf_counter(), self.policy.truncated_prompts
         groups = self.collect(self.steps_done)
-        sampled, cut = time.perf_counter(), self.policy.truncated_prompts - cut_before
+        sampled, cut = time.perf_counter(), sum(self.processes.gather(self.policy.truncated_prompts - cut_before))
         advantages = self.algorithm.advantages(groups, self.scorer)
         scored = time.perf_counter()
-        metrics = rollout_metrics(groups) | advantages.metrics | self.updater.update(groups, advantages)
+        metrics = rollout_metrics(groups) | advantage_metrics(groups, advantages) | advantages.metrics
+        metrics |= self._update(groups, advantages)
         if self.steps_done == 0:
             metrics |= self._sampler_moved(groups)
         metrics |= {
@@ -108,17 +123,33 @@ class Trainer:
             "time/sampling_s": sampled - started,
             "time/scoring_s": scored - sampled,
             "time/update_s": time.perf_counter() - scored,
+            "time/step_s": time.perf_counter() - started,
         }
         self.steps_done += 1
+        if self.stop_kl and (kl := metrics.get("train/kl", 0.0)) > self.stop_kl:
+            self.stopped = f"KL {kl:.3g} to the reference is above stop_kl={self.stop_kl:g}"
         return StepResult(groups, metrics)
 
     def collect(self, step: int) -> list[Group]:
-        """Plays the groups of a step with the current weights."""
-        specs = []
-        for index in range(self.groups_per_step):
-            seed = task_seed(self.seed, step, index)
-            specs += [EpisodeSpec(f"{step}/{index}", i, seed) for i in range(self.group_size)]
-        return as_groups(rollout(self.policy, self.envs, specs, seed=self.seed, step=step))
+        """Plays the groups of a step with the current weights; each is played in one process, and all get all."""
+
+        def play(indices: Sequence[int]) -> list[Group]:
+            specs = []
+            for index in indices:
+                seed = task_seed(self.seed, step, index)
+                specs += [EpisodeSpec(f"{step}/{index}", i, seed) for i in range(self.group_size)]
+            return as_groups(rollout(self.policy, self.envs, specs, seed=self.seed, step=step))
+
+        return self.processes.share(range(self.groups_per_step), play)
+
+    def _update(self, groups: Sequence[Group], advantages: Advantages) -> dict[str, float]:
+        try:
+            return self.updater.update(groups, advantages)
+        except NonFiniteError as error:
+            if self.failures is None:
+                raise
+            path = write_failure_row(self.failures, self.steps_done, error, groups, self.policy.codec)
+            raise FloatingPointError(f"{error}; its row is in {path}") from error
 
     def _sampler_moved(self, groups: Sequence[Group]) -> dict[str, float]:
         """Whether the first update reached the weights that sample: mean change of sampled tokens' log-probability."""
@@ -139,12 +170,13 @@ class Trainer:
         return {"train/sampler_moved": sum(change) / max(len(change), 1)}
 
     def state_dict(self) -> dict[str, Any]:
-        """Task cursor, optimizer, algorithm, version of the weights."""
+        """Task cursor, optimizer, algorithm, version of the weights, why the run ended early if it did."""
         return {
             "steps_done": self.steps_done,
             "weights_version": self.policy.weights_version,
             "optimizer": self.updater.optimizer.state_dict(),
             "algorithm": self.algorithm.state_dict(),
+            "stopped": self.stopped,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -153,75 +185,4 @@ class Trainer:
         self.policy.weights_version = int(state["weights_version"])
         self.updater.optimizer.load_state_dict(state["optimizer"])
         self.algorithm.load_state_dict(state["algorithm"])
-
-
-def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
-    """Metrics of the episodes of a step: rewards by part, scores, lengths by segment, format errors, collapse.
-
-    Args:
-        groups: Everything that was played, errors included.
-
-    Returns:
-        Names under ``rollout/`` and ``memory/``; means are over valid episodes or their turns.
-    """
-    episodes = [episode for group in groups for episode in group]
-    valid = [episode for episode in episodes if episode.error is None]
-    metrics = {
-        "rollout/episodes": float(len(episodes)),
-        "rollout/errors": float(len(episodes) - len(valid)),
-    }
-    if not valid:
-        return metrics
-    turns = [turn for episode in valid for turn in episode.turns]
-
-    def per_episode(value: Callable[[Episode], float]) -> float:
-        return sum(map(value, valid)) / len(valid)
-
-    parts: Counter[str] = Counter()
-    kinds: Counter[str] = Counter()
-    segments: Counter[int] = Counter()
-    for turn in turns:
-        parts.update(turn.reward_components)
-        segments.update(turn.segments)
-        if turn.format_error is not None:
-            kinds[turn.format_error.kind] += 1
-    metrics |= {
-        "rollout/return": per_episode(lambda e: e.episode_return),
-        "rollout/outcome": per_episode(lambda e: e.outcome),
-        "rollout/em": per_episode(lambda e: e.scores.get("em", 0.0)),
-        "rollout/f1": per_episode(lambda e: e.scores.get("f1", 0.0)),
-        "rollout/f1_standard_error": _standard_error_over_tasks(groups),
-        "rollout/success": per_episode(lambda e: e.scores.get("success", 0.0)),
-        "rollout/truncated": per_episode(lambda e: float(e.truncated)),
-        "rollout/turns": per_episode(lambda e: float(len(e.turns))),
-        "rollout/tool_calls": per_episode(lambda e: float(str(e.turns[-1].info.get("tool_calls", 0)))),
-        "rollout/output_tokens": per_episode(lambda e: float(e.n_output)),
-        "rollout/prompt_tokens_per_turn": sum(turn.n_prompt for turn in turns) / len(turns),
-        "rollout/format_errors": sum(kinds.values()) / len(turns),
-        "rollout/cut_outputs": sum(turn.info.get("stop_reason") == "length" for turn in turns) / len(turns),
-        "memory/written": sum(turn.memory_written for turn in turns) / len(turns),
-        "memory/truncated": sum(bool(turn.info.get("memory_truncated")) for turn in turns) / len(turns),
-        "memory/distinct": _distinct_memories(groups),
-    }
-    metrics |= {f"rollout/reward/{name}": value / len(valid) for name, value in parts.items()}
-    metrics |= {f"rollout/format_errors/{kind}": kinds[kind] / len(turns) for kind in FormatErrorKind if kinds[kind]}
-    metrics |= {f"rollout/tokens/{s.name.lower()}": segments[s] / len(turns) for s in Segment}
-    return metrics
-
-
-def _standard_error_over_tasks(groups: Sequence[Group]) -> float:
-    """Standard error of mean F1, over tasks: episodes of one group are not independent."""
-    means = []
-    for group in groups:
-        scores = [episode.scores.get("f1", 0.0) for episode in group if episode.error is None]
-        if scores:
-            means.append(sum(scores) / len(scores))
-    return statistics.stdev(means) / math.sqrt(len(means)) if len(means) > 1 else 0.0
-
-
-def _distinct_memories(groups: Sequence[Group]) -> float:
-    """Share of tasks whose last memories no other task has: a collapse to a template shows here (after RAGEN-2)."""
-    finals = [{episode.turns[-1].memory for episode in group if episode.turns} for group in groups]
-    counts = Counter(memory for memories in finals for memory in memories)
-    unshared = [memories for memories in finals if all(counts[memory] == 1 for memory in memories)]
-    return len(unshared) / len(finals)
+        self.stopped = str(state.get("stopped", ""))

@@ -5,12 +5,15 @@ Invariants:
       algorithm that are fixed before the split into micro-batches; by default the mean over episodes of the mean over
       an episode's tokens (method: 1/|tau_i| counts the whole episode);
     * minibatches are cut by groups; the number of optimizer steps does not depend on the number of turns;
-    * rows are the ids that the sampler saw and produced.
+    * rows are the ids that the sampler saw and produced;
+    * a number that is not finite stops the update before the optimizer step, and its row is named (``guards``);
+    * among several processes each learns from its own groups, and the summed gradient is the one of a single process.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -23,8 +26,11 @@ from mempo_env.records import Group, Turn
 from ..agents.policy import LoraPolicy
 from ..agents.scoring import TokenRow, collate, micro_batches, output_logprobs, score_rows
 from .base import Advantages, Algorithm, TokenBatch, TurnKey
-from .losses import token_weights
+from .guards import NonFiniteError, check_finite, gradient_norm, row_to_blame
+from .losses import kl_k3, token_weights
 from .optim import Optimizer
+from .processes import ALONE, Processes
+from .token_means import TokenMeans, pad
 
 TokenWeights = Callable[[Sequence[int]], tuple[list[float], float]]
 
@@ -98,6 +104,8 @@ class Updater:
         minibatches: Optimizer steps per pass.
         micro_batch_tokens: Padded tokens per forward and backward pass.
         chunk_tokens: Output tokens whose logits live at one time; None: the plain path.
+        processes: Those that share the groups of a batch.
+        watch_kl: Compute KL(policy || reference) for the log also where the algorithm does not need it.
 
     Raises:
         ValueError: The algorithm needs a reference policy, and the policy has no adapter: it would be its own.
@@ -113,11 +121,13 @@ class Updater:
         minibatches: int = 1,
         micro_batch_tokens: int = 16384,
         chunk_tokens: int | None = 1024,
+        processes: Processes = ALONE,
+        watch_kl: bool = False,
     ) -> None:
-        if algorithm.needs_reference and not policy.adapters:
+        if (algorithm.needs_reference or watch_kl) and not policy.adapters:
             raise ValueError(
                 f"{algorithm.name} needs a reference policy, and a policy without adapters has none; add an adapter, "
-                "or set beta to 0"
+                "or set beta and stop_kl to 0"
             )
         self.policy = policy
         self.algorithm = algorithm
@@ -126,6 +136,8 @@ class Updater:
         self.minibatches = minibatches
         self.micro_batch_tokens = algorithm.micro_batch_tokens = micro_batch_tokens
         self.chunk_tokens = chunk_tokens
+        self.processes = processes
+        self.watch_kl = watch_kl
 
     def update(self, groups: Sequence[Group], advantages: Advantages) -> dict[str, float]:
         """Takes ``epochs x minibatches`` optimizer steps.
@@ -138,7 +150,7 @@ class Updater:
             Metrics: token means of what the loss logs, gradient norm, sampler/trainer mismatch, counts.
 
         Raises:
-            FloatingPointError: A gradient is not finite.
+            NonFiniteError: A log-probability, a loss or a gradient is not finite; that optimizer step was not taken.
         """
         self.policy.train_mode()
         cuts = [round(n * len(groups) / self.minibatches) for n in range(self.minibatches + 1)]
@@ -150,37 +162,61 @@ class Updater:
             ]
             for low, high in itertools.pairwise(cuts)
         ]
+        # Weights count the episodes of all processes, so that the sum of their gradients is the whole one.
+        own = [[row for row in rows if self.processes.owns(row.key[0])] for rows in parts]
         # With one optimizer step per batch the weights that sampled are the weights that learn: the ratio is exactly 1
         # and no extra pass is needed. With more, log pi_old is computed once, before the first step.
         several = self.epochs * self.minibatches > 1
-        old = [self._score(rows) if several else None for rows in parts]
-        reference = [self._reference(rows) for rows in parts]
-        log = _TokenMeans()
+        old = [self._score(rows) if several else None for rows in own]
+        reference = [self._reference(rows) for rows in own]
+        log = TokenMeans()
         scalars: dict[str, list[float]] = {"train/grad_norm": [], "train/lr": []}
         for _ in range(self.epochs):
-            for rows, old_logprobs, reference_logprobs in zip(parts, old, reference, strict=True):
+            for all_rows, rows, old_logprobs, reference_logprobs in zip(parts, own, old, reference, strict=True):
                 self.optimizer.zero_grad()
-                for indices in micro_batches([row.row for row in rows], self.micro_batch_tokens):
-                    chosen = [rows[i] for i in indices]
-                    self._backward(
-                        chosen,
-                        None if old_logprobs is None else [old_logprobs[i] for i in indices],
-                        None if reference_logprobs is None else [reference_logprobs[i] for i in indices],
-                        log,
-                    )
-                if rows:
+                with self.processes.together():
+                    self._gradient(rows, old_logprobs, reference_logprobs, log)
+                if all_rows:
+                    self.processes.sum_gradients(self.optimizer.all_parameters)
                     norm, rate = self.optimizer.step()
                     scalars["train/grad_norm"].append(norm)
                     scalars["train/lr"].append(rate)
                     self.policy.weights_version += 1
         total_rows = sum(len(episode.turns) for group in groups for episode in group if episode.error is None)
-        metrics = log.means()
+        metrics = TokenMeans.merged(self.processes.gather(log)).means()
         metrics |= {name: sum(values) / len(values) for name, values in scalars.items() if values}
         metrics["train/rows"] = float(sum(map(len, parts)))
         metrics["train/rows_without_gradient"] = float(total_rows) - metrics["train/rows"]
         metrics["train/minibatches_without_gradient"] = float(sum(not rows for rows in parts))
         metrics["train/optimizer_steps"] = float(self.optimizer.step_count)
         return metrics
+
+    def _gradient(
+        self,
+        rows: Sequence[TrainingRow],
+        old_logprobs: list[Tensor] | None,
+        reference_logprobs: list[Tensor] | None,
+        log: TokenMeans,
+    ) -> None:
+        """Adds up the gradient of a minibatch, of this process's rows; it is finite, or raises ``NonFiniteError``."""
+
+        def backward(indices: Sequence[int], log: TokenMeans) -> None:
+            self._backward(
+                [rows[i] for i in indices],
+                None if old_logprobs is None else [old_logprobs[i] for i in indices],
+                None if reference_logprobs is None else [reference_logprobs[i] for i in indices],
+                log,
+            )
+
+        for indices in micro_batches([row.row for row in rows], self.micro_batch_tokens):
+            backward(indices, log)
+        if math.isfinite(gradient_norm(self.optimizer.all_parameters)):
+            return
+        worst = row_to_blame(len(rows), self.optimizer, lambda index: backward([index], TokenMeans()))
+        values = {"advantages": rows[worst].advantages, "logprobs": self._score([rows[worst]])[0]}
+        for name, given in (("old_logprobs", old_logprobs), ("reference_logprobs", reference_logprobs)):
+            values |= {} if given is None else {name: given[worst]}
+        raise NonFiniteError("gradient", rows[worst].key, {name: value.tolist() for name, value in values.items()})
 
     def _has_gradient(self, row: TrainingRow) -> bool:
         """Rows whose advantages are all 0 add exactly nothing, unless the loss has a term without advantage."""
@@ -197,7 +233,7 @@ class Updater:
             )
 
     def _reference(self, rows: Sequence[TrainingRow]) -> list[Tensor] | None:
-        if not self.algorithm.needs_reference:
+        if not (self.algorithm.needs_reference or self.watch_kl):
             return None
         with self.policy.use_adapter(self.policy.reference_adapter):
             return self._score(rows)
@@ -207,7 +243,7 @@ class Updater:
         rows: Sequence[TrainingRow],
         old_logprobs: list[Tensor] | None,
         reference_logprobs: list[Tensor] | None,
-        log: _TokenMeans,
+        log: TokenMeans,
     ) -> None:
         batch = collate([row.row for row in rows], self.policy.codec.pad_id, self.policy.device)
         logprobs, entropy = output_logprobs(
@@ -217,25 +253,35 @@ class Updater:
             chunk_tokens=self.chunk_tokens,
             entropy=True,
         )  # (B, O), (B, O)
-        depth = batch.mask.shape[1]
+        depth, device = batch.mask.shape[1], logprobs.device
+        reference = None if reference_logprobs is None else pad(reference_logprobs, depth).to(device)  # (B, O)
         tokens = TokenBatch(
             rows=batch,
             logprobs=logprobs,
-            old_logprobs=logprobs.detach() if old_logprobs is None else _pad(old_logprobs, depth).to(logprobs.device),
-            reference_logprobs=None
-            if reference_logprobs is None
-            else _pad(reference_logprobs, depth).to(logprobs.device),
-            advantages=_pad([row.advantages for row in rows], depth).to(logprobs.device),
+            old_logprobs=logprobs.detach() if old_logprobs is None else pad(old_logprobs, depth).to(device),
+            reference_logprobs=reference if self.algorithm.needs_reference else None,
+            advantages=pad([row.advantages for row in rows], depth).to(device),
         )
-        weights = torch.tensor([row.weight for row in rows], device=logprobs.device)[:, None] * batch.mask  # (B, O)
+        weights = torch.tensor([row.weight for row in rows], device=device)[:, None] * batch.mask  # (B, O)
+        keys = [row.key for row in rows]
+        known = {
+            "advantages": tokens.advantages,
+            "logprobs": logprobs.detach(),
+            "old_logprobs": tokens.old_logprobs,
+            "reference_logprobs": reference,
+        }
+        check_finite("log-probability", logprobs.detach(), batch.mask, keys, known)
         loss, logged = self.algorithm.token_loss(tokens)  # (B, O)
+        check_finite("loss", loss.detach(), batch.mask, keys, known)
         (loss * weights).sum().backward()  # type: ignore[no-untyped-call]
-        logged |= self._critic_backward(tokens, weights, [row.key for row in rows])
+        logged |= self._critic_backward(tokens, weights, keys, known)
         # Against pi_old, so that later epochs, whose policy has moved on, do not enter.
-        sampler = _pad([row.sampler_logprobs for row in rows], depth).to(logprobs.device)  # (B, O)
-        recorded = torch.tensor([len(row.sampler_logprobs) > 0 for row in rows], device=logprobs.device)[:, None]
+        sampler = pad([row.sampler_logprobs for row in rows], depth).to(device)  # (B, O)
+        recorded = torch.tensor([len(row.sampler_logprobs) > 0 for row in rows], device=device)[:, None]
         mismatch = (tokens.old_logprobs - sampler).abs()  # (B, O)
         assert entropy is not None
+        if reference is not None:
+            logged = {"train/kl": kl_k3(logprobs.detach(), reference)} | logged
         log.add(
             batch.mask,
             {
@@ -248,7 +294,9 @@ class Updater:
         log.add(batch.mask & recorded, {"train/sampler_mismatch": mismatch})
         log.maximum("train/sampler_mismatch_max", mismatch, batch.mask & recorded)
 
-    def _critic_backward(self, tokens: TokenBatch, weights: Tensor, keys: list[TurnKey]) -> dict[str, Tensor]:
+    def _critic_backward(
+        self, tokens: TokenBatch, weights: Tensor, keys: list[TurnKey], known: dict[str, Tensor | None]
+    ) -> dict[str, Tensor]:
         """Adds a critic's gradient, forward and backward under its own adapter; returns what to log."""
         name = self.algorithm.critic_adapter
         with nullcontext() if name is None else self.policy.use_adapter(name):
@@ -256,39 +304,6 @@ class Updater:
             if found is None:
                 return {}
             loss, logged = found  # (B, O)
+            check_finite("critic loss", loss.detach(), tokens.rows.mask, keys, known)
             (loss * weights).sum().backward()  # type: ignore[no-untyped-call]
         return {"train/critic_loss": loss.detach(), **logged}
-
-
-class _TokenMeans:
-    """Means over output tokens of the rows that were trained on."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, float] = {}
-        self.counts: dict[str, int] = {}
-        self.maxima: dict[str, float] = {}
-
-    def add(self, mask: Tensor, values: dict[str, Tensor]) -> None:
-        """Adds the masked values (B, O) of one micro-batch."""
-        count = int(mask.sum())
-        for name, value in values.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float((value * mask).sum())
-            self.counts[name] = self.counts.get(name, 0) + count
-
-    def maximum(self, name: str, value: Tensor, mask: Tensor) -> None:
-        """Keeps the largest masked value."""
-        if not bool(mask.any()):
-            return
-        self.maxima[name] = max(self.maxima.get(name, 0.0), float((value * mask).max()))
-
-    def means(self) -> dict[str, float]:
-        """Mean of each quantity that had a token, and the maxima."""
-        return {name: value / self.counts[name] for name, value in self.sums.items() if self.counts[name]} | self.maxima
-
-
-def _pad(rows: Sequence[Tensor], depth: int) -> Tensor:
-    """Stacks (n,) tensors as (B, depth), 0 beyond each row's end."""
-    padded = torch.zeros((len(rows), depth))  # (B, O)
-    for index, row in enumerate(rows):
-        padded[index, : row.shape[0]] = row
-    return padded

@@ -46,19 +46,26 @@ def run(argv: Sequence[str]) -> None:
     if peek(argv, "--resume") is not None and not wants_help:
         flags = _parse_resume(argv)
         require_train_extra()
-        from rich.console import Console
-
         from mempo_env.algos.job import resume_run
+        from mempo_env.algos.processes import connect
 
-        resume_run(Path(flags.resume), Console(), steps=flags.steps, algo=flags.algo)
+        with connect() as processes:
+            console = _console(processes.is_first)
+            resume_run(Path(flags.resume), console, steps=flags.steps, algo=flags.algo, processes=processes)
         return
     config, algorithm_config = parse(argv)
     require_train_extra()
+    from mempo_env.algos.job import start_run
+    from mempo_env.algos.processes import connect
+
+    with connect() as processes:
+        start_run(config, algorithm_config, _console(processes.is_first), processes)
+
+
+def _console(shows: bool) -> Any:
     from rich.console import Console
 
-    from mempo_env.algos.job import start_run
-
-    start_run(config, algorithm_config, Console())
+    return Console(quiet=not shows)
 
 
 def parse(argv: Sequence[str]) -> tuple[Any, Any]:

@@ -317,6 +317,10 @@ def small_run(out: Path, target: Any, steps: int) -> RunConfig:
     )
 
 
+def adapter_bytes(folder: Path) -> bytes:
+    return (folder / "adapter_model.safetensors").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("target", "algo", "settings"),
     [
@@ -350,6 +354,12 @@ def test_a_job_that_is_resumed(target: Any, algo: str, settings: Any, tmp_path: 
     reference, critic = ("reference",) * (target == "adapter"), ("critic",) * (algo == "ppo")
     assert one.adapters == ("policy", *reference, *critic)
     assert bool(ours["algorithm"]) is bool(critic)
+    if target == "adapter":  # the reference is what reinforcement learning began with, also after the resume
+        first, last = (half / f"checkpoints/step-{step}/adapters" for step in ("000000", "000004"))
+        begun = adapter_bytes(first / "policy")
+        assert adapter_bytes(first / "reference") == adapter_bytes(last / "reference") == begun
+        assert adapter_bytes(last / "policy") != begun
+        assert [line["train/kl"] > 0 for line in read_metrics(half, "train")] == [False, True, True, True]
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "ratio 1.000000 (1), KL 0.0e+00 (0)" in text
     assert "at step 2" in text

@@ -6,13 +6,16 @@ import dataclasses
 from typing import Any
 
 import pytest
+import torch
 
 from mempo_env.actions import FormatError, FormatErrorKind
 from mempo_env.agents.rollout import EnvPool
+from mempo_env.algos.base import Advantages
 from mempo_env.algos.config import OptimConfig
 from mempo_env.algos.mempo import MemPO
+from mempo_env.algos.metrics import advantage_metrics, rollout_metrics
 from mempo_env.algos.optim import Optimizer, trainable
-from mempo_env.algos.trainer import Trainer, rollout_metrics, task_seed
+from mempo_env.algos.trainer import Trainer, task_seed
 from mempo_env.algos.update import Updater
 
 
@@ -56,6 +59,9 @@ def test_first_step_checks_itself(make_imitated: Any, env_factory: Any, fake_sco
     assert first["train/kl"] == 0.0
     assert first["train/sampler_mismatch_max"] < 1e-4
     assert first["train/sampler_moved"] > 100 * first["train/sampler_mismatch"]
+    parts = [first[f"time/{part}_s"] for part in ("sampling", "scoring", "update")]
+    assert min(parts) > 0
+    assert first["time/step_s"] >= sum(parts)
     second = trainer.step().metrics
     assert "train/sampler_moved" not in second
     assert second["train/sampler_mismatch_max"] < 1e-4
@@ -104,12 +110,32 @@ def test_metrics_of_nothing_but_faults(shared_groups: Any) -> None:
     assert rollout_metrics([group]) == {"rollout/episodes": 4, "rollout/errors": 4}
 
 
+def test_advantages_by_segment_by_hand(small_turn: Any, small_episode: Any) -> None:
+    """Turns of four tokens, two of the memory and two of the answer; an episode with a fault does not count."""
+    group = (small_episode(0, [small_turn("a"), small_turn("b")]), small_episode(1, [small_turn("c")]))
+    failed = small_episode(2, [small_turn("d")], error="down")
+    tokens = {
+        (0, 0, 0): torch.tensor([1.0, 2.0, 0.5, 0.5]),
+        (0, 0, 1): torch.tensor([0.0, 0.0, 0.5, 0.5]),
+        (0, 1, 0): torch.tensor([-3.0, -3.0, -1.0, -1.0]),
+        (0, 2, 0): torch.full((4,), 9.0),
+    }
+    assert advantage_metrics([(*group, failed)], Advantages(tokens)) == {
+        "train/advantage/memory": pytest.approx(-3 / 6),
+        "train/advantage_abs/memory": pytest.approx(9 / 6),
+        "train/advantage/answer": 0.0,
+        "train/advantage_abs/answer": pytest.approx(4 / 6),
+    }
+    assert advantage_metrics([(failed,)], Advantages(tokens | {(0, 0, 0): tokens[0, 2, 0]})) == {}
+
+
 def test_format_errors_are_counted_by_kind(shared_groups: Any) -> None:
     episode = shared_groups[0][0]
     wrong = dataclasses.replace(episode.turns[0], action=FormatError(FormatErrorKind.BAD_JSON, "m"))
     metrics = rollout_metrics([(episode.replace(turns=(wrong, *episode.turns[1:])),)])
     assert metrics["rollout/format_errors"] == pytest.approx(1 / len(episode.turns))
     assert metrics["rollout/format_errors/bad_json"] == metrics["rollout/format_errors"]
+    assert all(metrics[f"rollout/format_errors/{kind}"] == 0 for kind in FormatErrorKind if kind != "bad_json")
 
 
 def test_a_memory_that_all_tasks_share_shows_as_collapse(shared_groups: Any) -> None:
