@@ -17,6 +17,7 @@ from mempo_env.records import Episode, Group
 
 from ..agents.policy import LoraPolicy
 from ..agents.rollout import EnvPool, EpisodeSpec, rollout
+from .processes import ALONE, Processes
 
 ScoreMemories = Callable[[Sequence[tuple[Episode, str]]], Tensor]
 
@@ -28,12 +29,14 @@ class FrozenReference:
         policy: Its ``reference_adapter`` plays; it needs adapters, or it would be its own reference.
         envs: The environments of the groups; nobody else may be playing in them meanwhile.
         seed: Of the run, for the noise.
+        processes: Those that share the episodes; each then knows all of them.
     """
 
-    def __init__(self, policy: LoraPolicy, envs: EnvPool, seed: int) -> None:
+    def __init__(self, policy: LoraPolicy, envs: EnvPool, seed: int, processes: Processes = ALONE) -> None:
         self.policy = policy
         self.envs = envs
         self.seed = seed
+        self.processes = processes
         self._known: dict[tuple[str, int], Tensor] = {}
 
     def quality(self, groups: Sequence[Group], episodes: int, score: ScoreMemories) -> list[Tensor]:
@@ -65,7 +68,7 @@ class FrozenReference:
             for (name, episodes), group in missing.items()
             for k in range(episodes)
         ]
-        played = rollout(self.policy, self.envs, specs, seed=self.seed, step=0)
+        played = self.processes.share(specs, lambda some: rollout(self.policy, self.envs, some, seed=self.seed, step=0))
         written: dict[str, list[tuple[Episode, str]]] = {name: [] for name, _ in missing}
         for episode in played:
             if episode.error is None:

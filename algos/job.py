@@ -204,7 +204,7 @@ def _trainer(
         envs.memory_env.instructions,
         scope=settings.score_scope,
         max_tokens=settings.micro_batch_tokens,
-        reference=FrozenReference(policy, envs, config.seed),
+        reference=FrozenReference(policy, envs, config.seed, processes),
         processes=processes,
     )
     return Trainer(

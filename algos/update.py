@@ -1,11 +1,8 @@
 """From episodes and advantages to gradients: rows, weights, micro-batches, one optimizer step per minibatch.
 
 Invariants:
-    * the objective is a weighted mean over the output tokens of a minibatch's valid episodes, with weights of the
-      algorithm that are fixed before the split into micro-batches; by default the mean over episodes of the mean over
-      an episode's tokens (method: 1/|tau_i| counts the whole episode);
+    * the objective is the weighted mean of ``training_rows``, whatever the split into micro-batches;
     * minibatches are cut by groups; the number of optimizer steps does not depend on the number of turns;
-    * rows are the ids that the sampler saw and produced;
     * a number that is not finite stops the update before the optimizer step, and its row is named (``guards``);
     * among several processes each learns from its own groups, and the summed gradient is the one of a single process.
 """
@@ -14,83 +11,24 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from mempo_env.records import Group, Turn
+from mempo_env.records import Group
 
 from ..agents.policy import LoraPolicy
-from ..agents.scoring import TokenRow, collate, micro_batches, output_logprobs, score_rows
+from ..agents.scoring import collate, micro_batches, output_logprobs, score_rows
 from .base import Advantages, Algorithm, TokenBatch, TurnKey
 from .guards import NonFiniteError, check_finite, gradient_norm, row_to_blame
-from .losses import kl_k3, token_weights
+from .losses import kl_k3
 from .optim import Optimizer
 from .processes import ALONE, Processes
 from .token_means import TokenMeans, pad
-
-TokenWeights = Callable[[Sequence[int]], tuple[list[float], float]]
-
-
-@dataclass(frozen=True)
-class TrainingRow:
-    """One turn as the update sees it.
-
-    Attributes:
-        key: Names the turn.
-        row: Its ids.
-        advantages: (n_output,) per token.
-        sampler_logprobs: (n_output,) as the sampler recorded them.
-        weight: Weight of each of its tokens in the objective.
-    """
-
-    key: TurnKey
-    row: TokenRow
-    advantages: Tensor
-    sampler_logprobs: Tensor
-    weight: float
-
-
-def training_rows(
-    groups: Sequence[Group], advantages: Advantages, offset: int = 0, weigh: TokenWeights = token_weights
-) -> list[TrainingRow]:
-    """Turns of the valid episodes as rows, each token with its weight in the minibatch's mean.
-
-    Args:
-        groups: The groups of one minibatch.
-        advantages: Of the whole batch.
-        offset: Index of the first group within the batch.
-        weigh: See ``losses.token_weights``.
-
-    Returns:
-        Rows in the order of groups, episodes and turns.
-
-    Raises:
-        ValueError: A turn has no ids: it came from a text-only agent.
-    """
-    total, rows = 0.0, []
-    for g, group in enumerate(groups, start=offset):
-        for i, episode in enumerate(group):
-            if episode.error is not None:
-                continue
-            weights, mass = weigh([turn.n_output for turn in episode.turns])
-            total += mass
-            for t, (turn, weight) in enumerate(zip(episode.turns, weights, strict=True)):
-                rows.append(_training_row((g, i, t), turn, advantages.tokens[g, i, t], weight))
-    return [replace(row, weight=row.weight / total) for row in rows]
-
-
-def _training_row(key: TurnKey, turn: Turn, advantages: Tensor, weight: float) -> TrainingRow:
-    if not turn.has_ids:
-        raise ValueError(
-            f"turn {key} has no ids: text-only agents cannot be learned from by reinforcement; use imitation"
-        )
-    return TrainingRow(
-        key, TokenRow(turn.prompt_ids, turn.output_ids), advantages.float(), torch.tensor(turn.logprobs), weight
-    )
+from .training_rows import TrainingRow, training_rows
 
 
 class Updater:

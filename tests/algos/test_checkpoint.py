@@ -31,7 +31,7 @@ from mempo_env.algos.job import load_run_policy, resume_run, start_run
 from mempo_env.algos.logs import read_metrics
 from mempo_env.algos.memory_reward import AnswerScorer
 from mempo_env.algos.mempo import MemPO
-from mempo_env.algos.optim import make_optimizer
+from mempo_env.algos.optim import make_optimizer, trainable
 from mempo_env.algos.ppo import PPO
 from mempo_env.algos.ppo_config import PPOConfig
 from mempo_env.algos.trainer import Trainer

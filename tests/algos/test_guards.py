@@ -49,7 +49,7 @@ class Marked(GRPO):
         if self.how != "critic loss":
             return None
         marked = batch.advantages == MARK  # (B, O)
-        return (policy.trainable_parameters()[0] ** 2).sum() + torch.where(marked, math.nan, 0.0)  # (B, O)
+        return (policy.trainable_parameters()[0] ** 2).sum() + torch.where(marked, math.nan, 0.0), {}  # (B, O)
 
 
 KEY: TurnKey = (1, 2, 1)
