@@ -79,7 +79,7 @@ FLAGS = [
     ("eval expert --split train", "invalid choice 'train'"),
     ("play --seed -1", "seed=-1"),
     # combinations
-    ("train --mempo.normalisation pooled", "baseline='reference' is constant over a group"),
+    ("train --mempo.normalisation pooled", "baseline='reference' is a mean over the group's other episodes"),
     ("train --mempo.weight -1", "weight=-1.0 must not be negative"),
     ("train --mempo.clip-low 2", "clip_low=2.0"),
     ("train --algo grpo --grpo.beta -1", "beta=-1.0"),
