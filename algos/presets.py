@@ -70,7 +70,7 @@ SMOLLM2 = RunConfig(
     train=TrainConfig(
         groups_per_step=2,
         group_size=8,
-        micro_batch_tokens=4096,
+        micro_batch_tokens=2048,  # 4096 took 18 GB
         save_every=1,
         optim=OptimConfig(lr=5e-5),  # lr: the brief
     ),
