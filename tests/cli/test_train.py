@@ -99,7 +99,7 @@ def test_ctrl_c_in_the_warm_start_says_that_there_is_nothing_to_resume(
     mempo: Mempo, small: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
-    monkeypatch.setattr("mempo_env.algos.job.warm_start", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    monkeypatch.setattr("mempo_env.algos.warm_phase.warm_start", lambda *_, **__: signal.raise_signal(signal.SIGINT))
     result = mempo("train", "--out", run, "--steps", "2", *small)
     assert result.code == 130
     assert result.err.strip() == f"mempo: stopped before the first checkpoint: {run} cannot be resumed"
