@@ -1,4 +1,4 @@
-"""Named presets: complete configurations, each value with its source.
+"""Named presets: complete configurations. A value that a publication states names it; the others are ours.
 
 Invariant: a preset is a valid ``RunConfig``; flags change single values of it and nothing else.
 """
@@ -52,8 +52,8 @@ SMOLLM2 = RunConfig(
     budget="brief",
     steps=4,
     max_prompt_tokens=4096,
-    # f1: a 135M model is seldom right on every goal. terse: the warm start teaches the protocol, and the full instructions
-    # would be half of every row.
+    # f1: a 135M model is seldom right on every goal. terse: the warm start teaches the protocol, and the full
+    # instructions would be half of every row.
     env_args=EnvSettings(outcome="f1", instructions="terse", topk=1, max_passage_tokens=80),
     lora=LoraSettings(rank=16, alpha=32),
     sampling=SamplingConfig(max_new_tokens=192, batch_size=16),
@@ -77,7 +77,7 @@ SMOLLM2 = RunConfig(
     eval=EvalConfig(goals=(2,), episodes=16, batch=16),
 )
 
-# `qwen2.5-7b`: the brief's settings. Runs on one large GPU with the embedded sampler, slowly.
+# `qwen2.5-7b`: the brief's settings. Meant for one large GPU with the embedded sampler, slowly; not run yet.
 QWEN = RunConfig(
     preset="qwen2.5-7b",
     model="Qwen/Qwen2.5-7B",  # brief and paper

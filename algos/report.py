@@ -88,15 +88,16 @@ def comparison_table(config: RunConfig, stored: dict[str, StoredEvaluation | Non
     table = Table(
         title=f"{config.algo} on {config.dataset}, {config.eval.split} tasks never trained on "
         f"({'greedy' if config.eval.greedy else 'sampled'})",
-        caption="F1, success (every goal right) in %, F1 with 95 % interval; gap: share of the distance from the warm "
-        "start to imitation of the perfect expert that was closed; TT, PT: total and peak tokens, means over n "
-        "episodes.\n"
+        caption="F1, success (every goal right) in %, F1 with 95 % interval; imitation: of the perfect expert, with as "
+        "many steps as the warm start; gap: share of the distance from warm start to imitation that was closed; TT, "
+        "PT: total and peak tokens, means over n episodes.\n"
         f"Q(m) {before.quality.mean:.3f} -> {after.quality.mean:.3f}",
         box=box.SIMPLE_HEAD,
     )
-    for name in ("goals", "policy", "F1", "EM", "success", "gap", "TT", "PT", "turns", "n"):
-        table.add_column(name, justify="left" if name == "policy" else "right")
-    labels = {"before": "warm start", "after": config.algo, "imitation": "imitation of the expert", "expert": "expert"}
+    table.padding, table.collapse_padding, table.pad_edge = (0, 1), True, False  # it must fit 80 columns
+    for name in ("goals", "policy", "F1", "EM", "success", "gap", "TT", "PT", "n"):
+        table.add_column(name, justify="left" if name == "policy" else "right", no_wrap=name in ("policy", "F1"))
+    labels = {"before": "warm start", "after": config.algo, "imitation": "imitation", "expert": "expert"}
     for place, old in enumerate(before.rows):
         for name, label in labels.items():
             found = stored.get(name)
@@ -107,13 +108,12 @@ def comparison_table(config: RunConfig, stored: dict[str, StoredEvaluation | Non
             table.add_row(
                 str(row.goals) if name == "before" else "",
                 label,
-                f"{row.f1:.1f} ({row.f1_interval[0]:.1f}-{row.f1_interval[1]:.1f})",
+                f"{row.f1:.1f} ({row.f1_interval[0]:.3g}-{row.f1_interval[1]:.3g})",
                 f"{row.em:.1f}",
                 f"{row.success:.0f}",
                 "" if math.isnan(closed) else f"{closed:.0%}",
                 f"{row.total_tokens:.0f}",
                 f"{row.peak_tokens:.0f}",
-                f"{row.turns:.1f}",
                 f"{row.episodes}" + (f" + {row.errors} errors" if row.errors else ""),
             )
         table.add_section()
@@ -128,7 +128,7 @@ def history_table(after: StoredEvaluation) -> Table:
         "calls",
         box=box.SIMPLE_HEAD,
     )
-    for name in ("goals", "calls C", "TT memory", "TT history", "saved", "bound", "PT memory", "PT history", "saved"):
+    for name in ("goals", "C", "TT memory", "history", "saved", "bound", "PT memory", "history", "saved"):
         table.add_column(name, justify="right")
     for goals, cost in sorted(after.history.items()):
         n = cost.episodes
