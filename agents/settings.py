@@ -5,6 +5,7 @@ Invariant: every field has a default with a stated source, and a settings object
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from mempo_env.errors import UserError
@@ -52,7 +53,7 @@ class SamplingConfig:
     batch_size: int = 128
 
     def __post_init__(self) -> None:
-        if self.temperature <= 0 or self.max_new_tokens < 1 or self.batch_size < 1:
+        if not 0 < self.temperature < math.inf or self.max_new_tokens < 1 or self.batch_size < 1:
             raise UserError(f"temperature must be positive, max_new_tokens and batch_size at least 1, not {self}")
 
 

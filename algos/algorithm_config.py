@@ -7,6 +7,7 @@ construction.
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
 from dataclasses import dataclass
 from typing import Literal
@@ -82,10 +83,10 @@ class GRPOConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        if not 0 < self.clip_low < 1 or self.clip_high <= 0:
+        if not 0 < self.clip_low < 1 or not self.clip_high > 0:  # `not` also refuses NaN, here and below
             raise UserError(f"clip_low={self.clip_low} must lie in (0, 1) and clip_high={self.clip_high} above 0")
-        if self.beta < 0 or self.eps <= 0:
-            raise UserError(f"beta={self.beta} must not be negative and eps={self.eps} must be positive")
+        if not 0 <= self.beta < math.inf or not 0 < self.eps < math.inf:
+            raise UserError(f"beta={self.beta} must not be negative and eps={self.eps} must be positive, both finite")
         if self.return_baseline == "leave_one_out" and self.normalise_std:
             raise UserError(
                 "return_baseline='leave_one_out' with normalise_std=True is 'group_mean' times a constant; set "
@@ -128,8 +129,8 @@ class MemPOConfig(GRPOConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.weight < 0:
-            raise UserError(f"weight={self.weight} must not be negative")
+        if not 0 <= self.weight < math.inf:
+            raise UserError(f"weight={self.weight} must not be negative, and finite")
         if self.reference_episodes < 1:
             raise UserError(f"reference_episodes={self.reference_episodes} must be at least 1")
         if self.normalisation != "none" and self.baseline in _NOT_BESIDE_A_MEAN:

@@ -164,7 +164,7 @@ def check_checkpoint(path: Path, algorithm: str) -> dict[str, Any]:
     if owner != algorithm:
         raise UserError(
             f"{path} is a checkpoint of '{owner}', not of '{algorithm}'; "
-            f"resume with --algo {owner}, or start a new run with --algo {algorithm}"
+            f"resume without --algo, or start a new run with --algo {algorithm}"
         )
     return {"step": step, "algorithm": owner, "machine": machine}
 

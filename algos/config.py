@@ -6,6 +6,7 @@ construction. ``config_io`` writes it into the run folder and reads it back with
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -44,8 +45,8 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         check_choices(self)
-        if self.lr <= 0 or self.max_grad_norm <= 0:
-            raise UserError(f"lr={self.lr} and max_grad_norm={self.max_grad_norm} must be positive")
+        if not 0 < self.lr < math.inf or not self.max_grad_norm > 0:  # a NaN here would make every weight one
+            raise UserError(f"lr={self.lr} must be positive and finite, max_grad_norm={self.max_grad_norm} positive")
         at_least(0, weight_decay=self.weight_decay, warmup_steps=self.warmup_steps)
         if not 0 <= self.betas[0] < 1 or not 0 <= self.betas[1] < 1:
             raise UserError(f"betas={self.betas} must lie in [0, 1)")

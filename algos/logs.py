@@ -126,11 +126,14 @@ def progress_bar(console: Console) -> Progress:
 def plain_words(config: RunConfig, processes: int = 1) -> str:
     """What a run will do, in plain words."""
     train, warm = config.train, config.warm_start
+    taught = (
+        f"warm start: {warm.perfect_steps} steps on the expert, then {warm.demonstrator_steps} on one that forgets "
+        f"{warm.forget:.0%} of its notes at every rewrite ({warm.target} weights)"
+    )
     lines = [
         f"{config.algo} on {config.env} ({config.dataset}, budget {config.budget}, outcome {config.env_args.outcome}), "
         f"model {config.model}, seed {config.seed}; run folder {config.out}",
-        f"warm start: {warm.perfect_steps} steps on the expert, then {warm.demonstrator_steps} on one that forgets "
-        f"{warm.forget:.0%} of its notes at every rewrite ({warm.target} weights)",
+        "no warm start" if warm.target == "none" else taught,
         f"then {config.steps} steps of {train.groups_per_step} tasks x {train.group_size} rollouts = "
         f"{train.groups_per_step * train.group_size} episodes of {'-'.join(map(str, config.goals))} goals each"
         + (f", shared by {processes} processes" if processes > 1 else ""),
@@ -143,13 +146,17 @@ def self_check(metrics: dict[str, float]) -> str:
     if "train/ratio" not in metrics:
         return "self-check: the first batch had no group with variance, so nothing was learned from it"
     gap = ("train/sampler_mismatch", "train/sampler_mismatch_max")
+    # Later optimizer steps of a batch see a policy that has moved on from pi_old.
+    ratio, kl = ("1", "0") if metrics.get("train/optimizer_steps", 1) <= 1 else ("near 1", "near 0")
     parts = [
-        f"ratio {metrics['train/ratio']:.6f} (1)",
-        f"KL {metrics['train/kl']:.1e} (0)" if "train/kl" in metrics else "KL not computed (beta 0)",
+        f"ratio {metrics['train/ratio']:.6f} ({ratio})",
+        f"KL {metrics['train/kl']:.1e} ({kl})" if "train/kl" in metrics else "KL not computed (beta 0)",
         "sampler/trainer gap "
         + ("unknown" if gap[1] not in metrics else f"mean {metrics[gap[0]]:.1e} max {metrics[gap[1]]:.1e}"),
         f"sampler moved by {metrics.get('train/sampler_moved', float('nan')):.1e} after one update",
     ]
+    if metrics.get("train/grad_norm") == 0:  # a group of one, or all of a group alike
+        parts.append("the gradient was 0: nothing was learned from the first batch")
     return "self-check: " + ", ".join(parts)
 
 

@@ -48,7 +48,7 @@ def evaluate_policy(
     if not settings.episodes:
         return
     sampling = policy.sampling
-    policy.sampling = dataclasses.replace(sampling, greedy=settings.greedy)
+    policy.sampling = dataclasses.replace(sampling, greedy=settings.greedy, temperature=1.0)
     started: set[str] = set()
     try:
         with nullcontext(bar) if bar is not None else progress_bar(console) as shown:

@@ -5,6 +5,7 @@ Invariant: class defaults are published settings, each with its source.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -51,12 +52,12 @@ class PPOConfig:
             raise UserError(f"clip_low={self.clip_low} must lie in (0, 1) and clip_high={self.clip_high} above 0")
         if not 0 < self.gamma <= 1 or not 0 <= self.lam <= 1:
             raise UserError(f"gamma={self.gamma} must lie in (0, 1] and lam={self.lam} in [0, 1]")
-        if not self.beta >= 0 or not self.value_clip >= 0:
+        if not 0 <= self.beta < math.inf or not self.value_clip >= 0:
             raise UserError(
                 f"beta={self.beta} and value_clip={self.value_clip} must not be negative; 0 switches them off"
             )
-        if not self.value_coef > 0 or not self.critic_lr_factor > 0:
+        if not 0 < self.value_coef < math.inf or not 0 < self.critic_lr_factor < math.inf:
             raise UserError(
-                f"value_coef={self.value_coef} and critic_lr_factor={self.critic_lr_factor} must be positive: the "
-                "critic must learn; for a learner without one take --algo grpo"
+                f"value_coef={self.value_coef} and critic_lr_factor={self.critic_lr_factor} must be positive and "
+                "finite: the critic must learn; for a learner without one take --algo grpo"
             )

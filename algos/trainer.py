@@ -23,6 +23,7 @@ import gymnasium as gym
 
 from mempo_env.records import Group, Observation
 
+from ..agents.adapters import seeded
 from ..agents.policy import LoraPolicy
 from ..agents.rollout import EnvPool, EpisodeSpec, as_groups, rollout
 from ..agents.scoring import TokenRow, score_rows
@@ -143,8 +144,11 @@ class Trainer:
         return self.processes.share(range(self.groups_per_step), play)
 
     def _update(self, groups: Sequence[Group], advantages: Advantages) -> dict[str, float]:
+        # Dropout draws from torch's global generator: keyed by seed, step and process, so that it has no history.
+        noise = task_seed(self.seed, self.steps_done, -1 - self.processes.rank)
         try:
-            return self.updater.update(groups, advantages)
+            with seeded(noise, self.policy.device):
+                return self.updater.update(groups, advantages)
         except NonFiniteError as error:
             if self.failures is None:
                 raise

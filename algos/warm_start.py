@@ -18,6 +18,7 @@ import torch
 
 from mempo_env.records import Episode
 
+from ..agents.adapters import seeded
 from ..agents.codec import CodecTokenCounter
 from ..agents.expert import ExpertAgent, Flaws, answers_from_memory
 from ..agents.policy import LoraPolicy
@@ -144,7 +145,10 @@ def _imitate_part(
     if not part.steps:
         return
     settings = config.warm_start
-    with EnvPool(env_factory(config, part.goals, "train", CodecTokenCounter(policy.codec))) as envs:
+    # Dropout draws from torch's global generator: keyed by the part, so that a ceiling before it changes nothing.
+    noise = task_seed(config.seed, _IMITATION_STREAM + part.start, -1)
+    make = env_factory(config, part.goals, "train", CodecTokenCounter(policy.codec))
+    with EnvPool(make) as envs, seeded(noise, policy.device):
         # The part's first step also sets the parts' tasks apart.
         rows = demonstrator(config, policy, envs, part.forget, first_chunk=part.start)
         imitate(

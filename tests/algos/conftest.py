@@ -41,10 +41,11 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def small_policy(seed: int = 0, *, adapter: bool = True, max_new_tokens: int = 40) -> LoraPolicy:
+def small_policy(seed: int = 0, *, adapter: bool = True, max_new_tokens: int = 40, dropout: float = 0.0) -> LoraPolicy:
     model, tokenizer = build_tiny(seed, closed_world_vocabulary(), SMALL)
     codec = make_codec(model, tokenizer)
-    wrapped = add_lora(model, LoraSettings(rank=4, alpha=8), seed=seed) if adapter else model
+    settings = LoraSettings(rank=4, alpha=8, dropout=dropout)
+    wrapped = add_lora(model, settings, seed=seed) if adapter else model
     return LoraPolicy(wrapped, codec, MemoryContext(), SamplingConfig(max_new_tokens=max_new_tokens))
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from rich.console import Console
 
 from mempo_env.agents.adapters import adapter_state
@@ -150,6 +151,23 @@ def test_going_on_is_never_having_stopped(algorithm: Any, make_trainer: Any, tmp
     assert len({metrics["train/lr"] for metrics in expected}) > 2
 
 
+def test_dropout_is_keyed_by_seed_and_step(make_trainer: Any) -> None:
+    """Not drawn from what the process happened to have drawn before."""
+    found = []
+    for history in (1, 2):
+        torch.manual_seed(history)
+        trainer = make_trainer(GRPO())
+        for layer in trainer.policy.model.modules():
+            if isinstance(layer, BaseTunerLayer):
+                layer.lora_dropout["policy"] = torch.nn.Dropout(0.3)
+        before, state = parameters(trainer.policy), torch.get_rng_state()
+        trainer.step()
+        assert torch.equal(torch.get_rng_state(), state), "the global generator is as it was"
+        assert not same_weights(parameters(trainer.policy), before)
+        found.append(parameters(trainer.policy))
+    assert_same(*found)
+
+
 def test_the_reference_of_an_adapter_that_is_trained_on_comes_back(make_trainer: Any, tmp_path: Path) -> None:
     """As after a warm start of the adapter: the third, frozen adapter is what the policy's was when training began.
 
@@ -202,7 +220,7 @@ def test_another_algorithm_is_refused_before_anything_is_loaded(make_policy: Any
     path = save_checkpoint(tmp_path, 3, make_policy(), {}, "grpo", keep=1)
     policy = make_policy(seed=1)
     before = parameters(policy)
-    with pytest.raises(UserError, match=r"checkpoint of 'grpo', not of 'mempo'.*--algo grpo"):
+    with pytest.raises(UserError, match=r"checkpoint of 'grpo', not of 'mempo'.*without --algo"):
         load_checkpoint(path, policy, "mempo")
     assert_same(parameters(policy), before)
 

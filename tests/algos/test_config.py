@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,8 +19,11 @@ from mempo_env.algos.algorithm_config import GRPOConfig, MemPOConfig
 from mempo_env.algos.base import get_algorithm
 from mempo_env.algos.config import EvalConfig, OptimConfig, RunConfig, TrainConfig, WarmStartConfig
 from mempo_env.algos.config_io import config_from_dict, config_text, read_config, write_config
+from mempo_env.algos.ppo_config import PPOConfig
 from mempo_env.algos.presets import PRESETS, get_preset
 from mempo_env.errors import UserError
+
+NAN = math.nan
 
 
 @pytest.mark.parametrize("name", list(PRESETS))
@@ -76,6 +80,15 @@ def test_configurations_import_no_torch() -> None:
     ("make", "message"),
     [
         (lambda: OptimConfig(lr=0), "lr=0"),
+        (lambda: OptimConfig(lr=NAN), "lr=nan"),
+        (lambda: OptimConfig(lr=math.inf), "lr=inf"),
+        (lambda: OptimConfig(max_grad_norm=NAN), "max_grad_norm=nan"),
+        (lambda: SamplingConfig(temperature=NAN), "temperature=nan"),
+        (lambda: GRPOConfig(beta=NAN), "beta=nan"),
+        (lambda: GRPOConfig(eps=NAN), "eps=nan"),
+        (lambda: GRPOConfig(clip_high=NAN), "clip_high=nan"),
+        (lambda: MemPOConfig(weight=NAN), "weight=nan"),
+        (lambda: PPOConfig(beta=math.inf), "beta=inf"),
         (lambda: OptimConfig(name="adam"), "did you mean 'adamw'"),  # type: ignore[arg-type]
         (lambda: OptimConfig(schedule="cosine"), r"OptimConfig\.schedule"),  # type: ignore[arg-type]
         (lambda: OptimConfig(decay_from=1.0), "decay_from=1.0"),

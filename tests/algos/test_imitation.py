@@ -214,6 +214,16 @@ def test_the_ceiling_is_the_perfect_expert_and_leaves_no_trace(make_policy: Any,
     assert not same(ceiling[0], weights(plain))
 
 
+def test_a_ceiling_leaves_no_trace_in_dropout_either(make_policy: Any, tiny_run: RunConfig) -> None:
+    found = []
+    for ceiling in (None, lambda: None):
+        policy = make_policy(dropout=0.3)
+        policy.train_mode()
+        warm_start(tiny_run, policy, on_ceiling=ceiling)
+        found.append([parameter.detach().clone() for parameter in policy.trainable_parameters()])
+    assert all(torch.equal(p, q) for p, q in zip(*found, strict=True))
+
+
 def test_an_adapter_can_be_the_target(make_policy: Any, tiny_run: RunConfig) -> None:
     policy = make_policy()
     base = {n: p.clone() for n, p in policy.model.named_parameters() if "lora" not in n}

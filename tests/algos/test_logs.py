@@ -92,3 +92,6 @@ def test_self_check_says_what_it_knows() -> None:
     assert "KL 0.0e+00 (0)" in self_check(metrics | {"train/kl": 0.0})
     assert "gap unknown" in self_check({"train/ratio": 1.0})
     assert "nothing was learned" in self_check({})
+    several = self_check(metrics | {"train/kl": 0.002, "train/optimizer_steps": 4.0})
+    assert "ratio 1.000000 (near 1), KL 2.0e-03 (near 0)" in several, "later steps of a batch have moved on"
+    assert "gradient was 0" in self_check(metrics | {"train/grad_norm": 0.0})
