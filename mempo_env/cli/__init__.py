@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from mempo_env.errors import UserError, unknown_name
 
 COMMANDS = {
-    "train": "Train a policy: warm start by imitation, then --algo mempo, grpo, ppo, or your own; or go on with a run.",
+    "train": "Train a policy: warm start, then --algo mempo, grpo, ppo, or your own; or go on with a run.",
     "eval": "Measure a trained run, or the scripted expert, at several numbers of goals.",
     "play": "Play an episode yourself, in the terminal.",
     "env": "Print versions and machine, for bug reports.",
