@@ -1,6 +1,6 @@
 """Settings of models, adapters and sampling; importing this file imports no torch.
 
-Invariant: every field has a default with a stated source, and a settings object that was constructed is consistent.
+Invariant: every field has a default, and a settings object that was constructed is consistent.
 """
 
 from __future__ import annotations
