@@ -44,6 +44,9 @@ def env_factory(
     """
     settings = dataclasses.asdict(config.env_args)
     world = {name: settings.pop(name) for name in ("two_hop_share", "comparison_share", "distractors", "score_step")}
+    for name, default in (("composition", "pooled"), ("hops", ()), ("kinds", ())):
+        if settings[name] == default:  # an environment of one's own need not know what is not asked of it
+            del settings[name]
     kwargs: dict[str, Any] = {
         "goals": goals,
         "split": split,
@@ -85,6 +88,12 @@ def check_environments(config: RunConfig, *, training: bool = True) -> None:
     for split, goals in longest.items():
         with EnvPool(env_factory(config, goals, split)) as pool:
             pool.memory_env.reset(seed=0)
+            asked = pool.memory_env.task.goals
+        if split == "train" and warm.target != "none" and not any(goal.evidence for goal in asked):
+            raise UserError(
+                "the warm start imitates the scripted expert, which needs gold passages, and these questions have "
+                "none in the corpus; use --warm-start.target none, or data with gold passages (docs/data.md)"
+            )
 
 
 def choose_device(name: str) -> str:
