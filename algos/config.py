@@ -70,10 +70,9 @@ class EnvSettings:
         comparison_share: Closed world: share of comparison goals.
         distractors: Closed world: strangers' passages in the corpus.
         score_step: Closed world: distance between possible scores.
-        composition: Files: which questions go into one task: ``pooled``, ``mempo``, ``mem1``, ``mixed`` or ``record``
-            (docs/data.md).
-        hops: Files: how many gold passages a question rests on, one number or least and most; none: any.
-        kinds: Files: kinds of questions to choose from, such as ``bridge``; none: all.
+        composition: Files: which questions make a task (docs/data.md).
+        hops: Files: gold passages of a question, one number or least and most; none: any.
+        kinds: Files: kinds of questions, such as ``bridge``; none: all.
     """
 
     outcome: OutcomeMode = "binary"

@@ -17,9 +17,9 @@ for is met exactly or refused when the environment is made, never filled up with
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import Literal, TypeGuard, get_args
 
 import numpy as np
 
@@ -249,15 +249,15 @@ def _with_mark(question: Question) -> Question:
     return question if question.text.endswith("?") else replace(question, text=f"{question.text}?")
 
 
-def _ends(hops: object) -> tuple[int, int]:
+def _ends(hops: int | Sequence[int] | None) -> tuple[int, int]:
     if hops is None or hops == ():
         return 0, 0
-    given = list(hops) if isinstance(hops, Collection) and not isinstance(hops, str) else [hops, hops]
-    given = given * 2 if len(given) == 1 else given
-    if len(given) != 2 or not all(map(_whole, given)) or given[0] > given[1]:
+    given = list(hops) if isinstance(hops, Sequence) and not isinstance(hops, str) else [hops, hops]
+    ends = [end for end in (given * 2 if len(given) == 1 else given) if _whole(end)]
+    if len(ends) != 2 or len(given) > 2 or ends[0] > ends[1]:
         raise UserError(f"hops={hops!r} must be a whole number from 1, two of them (least, most), or a mapping")
-    return given[0], given[1]
+    return ends[0], ends[1]
 
 
-def _whole(number: object) -> bool:
+def _whole(number: object) -> TypeGuard[int]:
     return isinstance(number, int) and not isinstance(number, bool) and number >= 1

@@ -270,7 +270,7 @@ def test_a_malformed_task_names_its_place(tmp_path: Path, corpus: Path, write: W
     assert str(error.value).startswith(f"{path}:1: ")
 
 
-# The training command's settings ---------------------------------------------------------------------------------------
+# The training command's settings -------------------------------------------------------------------------------------
 
 
 def test_a_run_passes_its_composition_on(folders: list[str]) -> None:

@@ -390,7 +390,7 @@ def test_corpora_that_cannot_be_used(tmp_path: Path, published: Published, write
     with pytest.raises(UserError, match="a corpus without questions"):
         QaDataset([tmp_path / "psgs_w100.tsv"], "dev")
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(UserError, match="notes.txt is no data file"):
+    with pytest.raises(UserError, match=r"notes.txt is no data file"):
         QaDataset([tmp_path / "notes.txt"], "dev")
 
 

@@ -85,7 +85,7 @@ def test_nq_and_flashrag_with_a_corpus(
     card = config("nq_open", train="nq_open/train.jsonl", validation="nq_open/validation.jsonl")
     hub("nq", {"nq_open/train.jsonl": rows[:1], "nq_open/validation.jsonl": rows[1:]}, card)
     assert [q.text for q in QaDataset(["hub:nq", corpus], "train").questions] == [rows[0]["question"]]
-    with pytest.raises(UserError, match="hub:nq has no corpus.jsonl.*bring no paragraphs"):
+    with pytest.raises(UserError, match=r"hub:nq has no corpus.jsonl.*bring no paragraphs"):
         QaDataset(["hub:nq"], "train")
     card = config("nq", train="nq/train.jsonl", dev="nq/dev.jsonl", test="nq/test.jsonl")
     flash = published["flashrag-nq"][1]
@@ -118,7 +118,7 @@ def test_offline_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "empty"))
-    with pytest.raises(UserError, match="hub:musique .*cannot be loaded: .*connect to the network once.*give their"):
+    with pytest.raises(UserError, match=r"hub:musique .*cannot be loaded: .*connect to the network once.*give their"):
         QaDataset(["hub:musique"], "dev")
 
 
