@@ -16,6 +16,7 @@ from mempo_env.prompts import InstructionStyle, MemoryMode
 from mempo_env.rewards import OutcomeMode
 
 from ..agents.settings import LoraSettings, SamplingConfig, TinyConfig
+from ..envs.composition import Composition, CompositionName
 from .algorithm_config import check_choices
 
 
@@ -69,6 +70,9 @@ class EnvSettings:
         comparison_share: Closed world: share of comparison goals.
         distractors: Closed world: strangers' passages in the corpus.
         score_step: Closed world: distance between possible scores.
+        composition: Files: which questions make a task (docs/data.md).
+        hops: Files: gold passages of a question, one number or least and most; none: any.
+        kinds: Files: kinds of questions, such as ``bridge``; none: all.
     """
 
     outcome: OutcomeMode = "binary"
@@ -81,6 +85,12 @@ class EnvSettings:
     comparison_share: float = 0.1
     distractors: int = 8
     score_step: int = 1
+    composition: CompositionName = "pooled"
+    hops: tuple[int, ...] = ()
+    kinds: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        Composition.of(self.composition, self.hops, self.kinds)
 
 
 @dataclass(frozen=True)

@@ -73,16 +73,12 @@ def env_settings(config: RunConfig) -> dict[str, Any]:
     settings = _common_settings(config)
     if known is not None and (missing := sorted({"goals", "split", "token_counter", *settings} - known)):
         raise UserError(f"environment '{config.env}' takes no {missing[0]}; {HAND_ON}")
-    searching = _search_settings(config)
-    if known is None or "dataset" in known:
-        settings |= searching
-    else:
-        preset = _search_settings(dataclasses.replace(get_preset(config.preset), env=config.env))
-        for name, value in searching.items():
-            if name in known:
-                settings[name] = value
-            elif value != preset.get(name):
-                raise UserError(f"{config.env} takes no {name}; drop that setting")
+    preset = _search_settings(get_preset(config.preset))
+    for name, value in _search_settings(config).items():
+        if known is None or name in known:
+            settings[name] = value
+        elif value != preset.get(name):
+            raise UserError(f"{config.env} takes no {name}; drop that setting")
     options = parse_options(config.env_options)
     for name in options:
         if name in settings or name in ("goals", "split", "token_counter"):
@@ -95,7 +91,7 @@ def env_settings(config: RunConfig) -> dict[str, Any]:
 
 _SET_ELSEWHERE = {"goals", "split", "token_counter", "render_mode", "reward_hook"}
 _WORLD = ("two_hop_share", "comparison_share", "distractors", "score_step")
-_SEARCH = ("topk", "max_passage_tokens")
+_SEARCH = ("topk", "max_passage_tokens", "composition", "hops", "kinds")
 
 
 def _common_settings(config: RunConfig) -> dict[str, Any]:
@@ -138,6 +134,12 @@ def check_environments(config: RunConfig, *, training: bool = True) -> None:
     for split, goals in longest.items():
         with EnvPool(env_factory(config, goals, split)) as pool:
             pool.memory_env.reset(seed=0)
+            asked = pool.memory_env.task.goals
+        if split == "train" and warm.target != "none" and not any(goal.evidence for goal in asked):
+            raise UserError(
+                "the warm start imitates the scripted expert, which needs gold passages, and these questions have "
+                "none in the corpus; use --warm-start.target none, or data with gold passages (docs/data.md)"
+            )
 
 
 def choose_device(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Reading questions and corpora from JSON-lines files, plain or gzipped.
+"""The project's own layout of a data set: ``questions.SPLIT.jsonl`` and ``corpus.jsonl``, plain or gzipped.
 
 Invariant: a row is either understood completely or refused with a ``UserError`` that names file, line and what is
 wrong; nothing is skipped, guessed or half loaded.
@@ -6,29 +6,29 @@ wrong; nothing is skipped, guessed or half loaded.
 
 from __future__ import annotations
 
-import gzip
-import json
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from mempo_env.errors import UserError
 from mempo_env.records import Passage
 
+from .records_io import Row, answers, read_rows, text, texts
+
 
 @dataclass(frozen=True)
 class Question:
-    """A row of a questions file.
+    """A question of a data set, whatever format it was read from.
 
     Attributes:
         id: Unique in its file.
         text: The question.
         answers: Gold answers, the primary one first.
         kind: The data set's own type, such as ``bridge``.
-        supporting_ids: Ids of the gold passages; empty if the file does not tell.
+        supporting_ids: Ids of the gold passages; empty if the file does not tell, or the corpus lacks one of them.
         where: ``file:line``, for messages.
+        hops: How many gold passages the answer rests on; 0 if the file does not tell.
+        dataset: Name of the data set, such as ``hotpotqa``; compositions go by it.
+        record: Which row of a file of whole tasks the question stands in; empty for a file of questions.
     """
 
     id: str
@@ -37,10 +37,13 @@ class Question:
     kind: str
     supporting_ids: tuple[str, ...]
     where: str
+    hops: int = 0
+    dataset: str = ""
+    record: str = ""
 
 
 def load_questions(path: str | Path) -> tuple[Question, ...]:
-    """Reads a questions file: rows ``{id, question, answers, type?, supporting_ids?}``; other fields are ignored.
+    """Reads a questions file: rows ``{id, question, answers, type?, supporting_ids?, hops?}``; others are ignored.
 
     Args:
         path: ``.jsonl`` or ``.jsonl.gz``.
@@ -53,27 +56,42 @@ def load_questions(path: str | Path) -> tuple[Question, ...]:
     """
     questions: list[Question] = []
     seen: set[str] = set()
-    for where, row in _rows(Path(path)):
-        name = _text(row, "id", where)
-        if name in seen:
-            raise UserError(f"{where}: the id {name!r} occurs twice; ids must be unique")
-        seen.add(name)
-        answers = _texts(row, "answers", where)
-        if not answers:
-            raise UserError(f"{where}: 'answers' is empty; give at least one gold answer")
-        kind = _text(row, "type", where) if "type" in row else "question"
-        supporting = _texts(row, "supporting_ids", where) if "supporting_ids" in row else ()
-        questions.append(Question(name, _text(row, "question", where), answers, kind, supporting, where))
+    for where, row in read_rows(Path(path)):
+        question = own_question(row, where)
+        if question.id in seen:
+            raise UserError(f"{where}: the id {question.id!r} occurs twice; ids must be unique")
+        seen.add(question.id)
+        questions.append(question)
     if not questions:
         raise UserError(f"{path} has no rows; give a file with at least one question")
     return tuple(questions)
 
 
+def own_question(row: Row, where: str) -> Question:
+    """A row of a questions file.
+
+    Raises:
+        UserError: A field is missing or malformed.
+    """
+    name = text(row, "id", where)
+    gold = answers(row, "answers", where)
+    kind = text(row, "type", where) if "type" in row else "question"
+    supporting = texts(row, "supporting_ids", where) if "supporting_ids" in row else ()
+    hops = row.get("hops", len(set(supporting)))
+    if isinstance(hops, bool) or not isinstance(hops, int) or hops < 0:
+        raise UserError(f"{where}: 'hops' must be a whole number from 0, not {hops!r}")
+    return Question(name, text(row, "question", where), gold, kind, supporting, where, hops)
+
+
 def load_corpus(path: str | Path) -> tuple[Passage, ...]:
-    """Reads a corpus file: rows ``{id, title, text}``; other fields are ignored.
+    r"""Reads a corpus file.
+
+    Rows are ``{id, title, text}`` (ours, and the columns of DPR's ``psgs_w100.tsv``), ``{id, contents}`` with the
+    title in quotes on the first line of ``contents`` (FlashRAG's and Search-R1's ``wiki-18.jsonl``); other fields are
+    ignored.
 
     Args:
-        path: ``.jsonl`` or ``.jsonl.gz``.
+        path: ``.jsonl``, ``.json`` or ``.tsv``, plain or gzipped.
 
     Returns:
         The passages in the file's order.
@@ -83,64 +101,32 @@ def load_corpus(path: str | Path) -> tuple[Passage, ...]:
     """
     passages: list[Passage] = []
     seen: set[str] = set()
-    for where, row in _rows(Path(path)):
-        name = _text(row, "id", where)
-        if name in seen:
-            raise UserError(f"{where}: the id {name!r} occurs twice; ids must be unique")
-        seen.add(name)
-        passages.append(Passage(name, _text(row, "title", where, empty=True), _text(row, "text", where)))
+    for where, row in read_rows(Path(path)):
+        plain = "contents" not in row or "text" in row
+        passage = _with_title(row, where) if plain else _with_contents(row, where)
+        if passage.id in seen:
+            raise UserError(f"{where}: the id {passage.id!r} occurs twice; ids must be unique")
+        seen.add(passage.id)
+        passages.append(passage)
     if not passages:
         raise UserError(f"{path} has no rows; give a file with at least one passage")
     return tuple(passages)
 
 
+def _with_title(row: Row, where: str) -> Passage:
+    return Passage(text(row, "id", where), text(row, "title", where, empty=True), text(row, "text", where))
+
+
+def _with_contents(row: Row, where: str) -> Passage:
+    title, line, body = text(row, "contents", where).partition("\n")
+    if not line or not body.strip():
+        raise UserError(f"{where}: 'contents' must be a title, a line break and a text")
+    title = title.strip()
+    if len(title) > 1 and title[0] == title[-1] == '"':
+        title = title[1:-1]
+    return Passage(text(row, "id", where), title, body)
+
+
 def find_file(folder: Path, stem: str) -> Path | None:
     """The file ``stem.jsonl`` or ``stem.jsonl.gz`` of a folder, or None; the plain one first."""
     return next((path for suffix in (".jsonl", ".jsonl.gz") if (path := folder / (stem + suffix)).is_file()), None)
-
-
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields ``(file:line, row)``; blank lines are allowed."""
-    opener = gzip.open if path.suffix == ".gz" else open
-    number = 0
-    try:
-        with opener(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                where = f"{path}:{number}"
-                try:
-                    text = line.decode("utf-8")
-                except UnicodeDecodeError as problem:
-                    raise UserError(f"{where}: not UTF-8 ({problem.reason}); save the file as UTF-8") from None
-                if not text.strip():
-                    continue
-                try:
-                    row = json.loads(text)
-                except (ValueError, RecursionError) as problem:
-                    raise UserError(f"{where}: not valid JSON ({problem}); each line must be one JSON object") from None
-                if not isinstance(row, dict):
-                    raise UserError(f"{where}: a {type(row).__name__}; each line must be one JSON object")
-                yield where, row
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; check the path of the data folder") from None
-    except (OSError, EOFError, zlib.error) as problem:
-        raise UserError(f"{path}: cannot be read after line {number} ({problem}); fetch the file again") from None
-
-
-def _text(row: dict[str, Any], field: str, where: str, *, empty: bool = False) -> str:
-    if field not in row:
-        raise UserError(f"{where}: the field '{field}' is missing; the row has {', '.join(sorted(row)) or 'no fields'}")
-    value = row[field]
-    if not isinstance(value, str):
-        raise UserError(f"{where}: '{field}' must be a string, not {type(value).__name__}")
-    if not empty and not value.strip():
-        raise UserError(f"{where}: '{field}' is empty")
-    return value
-
-
-def _texts(row: dict[str, Any], field: str, where: str) -> tuple[str, ...]:
-    if field not in row:
-        raise UserError(f"{where}: the field '{field}' is missing; the row has {', '.join(sorted(row)) or 'no fields'}")
-    value = row[field]
-    if not isinstance(value, list) or not all(isinstance(item, str) and item.strip() for item in value):
-        raise UserError(f"{where}: '{field}' must be a list of strings that are not empty")
-    return tuple(value)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,6 +22,7 @@ from mempo_env.tools import Tool
 
 from .calculator import Calculator
 from .closed_world import SPLITS, ClosedWorldConfig, closed_world_vocabulary, sample_closed_world_task
+from .composition import ComposedTasks, Composition, Hops
 from .qa_data import QaDataset, shared_dataset
 from .retrieval import Bm25Index, task_index
 from .search_tool import SearchTool
@@ -59,6 +60,7 @@ class _ClosedWorld:
 @dataclass(frozen=True)
 class _Qa:
     dataset: QaDataset
+    composed: ComposedTasks | None = None
     titles: bool = True
 
     @property
@@ -66,7 +68,7 @@ class _Qa:
         return self.dataset.index
 
     def sample(self, rng: np.random.Generator, goals: int) -> Task:
-        return self.dataset.sample(rng, goals)
+        return (self.composed or self.dataset).sample(rng, goals)
 
 
 def closed_world_source(data: Sequence[str | Path], split: str, world: ClosedWorldConfig | None) -> TaskSource:
@@ -91,8 +93,8 @@ def qa_source(data: Sequence[str | Path], split: str, world: ClosedWorldConfig |
     """Tasks composed from files.
 
     Args:
-        data: One folder at least.
-        split: Which ``questions.SPLIT`` files.
+        data: One folder, file or name on the hub at least; see ``QaDataset``.
+        split: ``train``, ``dev`` or ``test``.
         world: Must be None.
 
     Raises:
@@ -119,8 +121,13 @@ class MultiGoalEnv(MemoryEnv):
     Args:
         goals: Number of questions, or the two ends of a range to draw it from at every reset.
         dataset: ``"closed-world"`` (drawn afresh for every task) or ``"qa"`` (files), or your own, see ``DATASETS``.
-        data: Folder of a ``qa`` data set, or several to be joined.
+        data: Folder of a ``qa`` data set, its files, or its name on the hub (``hub:hotpotqa``); several are joined.
         split: ``"train"``, ``"dev"`` or ``"test"``; for ``qa`` whatever ``questions.SPLIT.jsonl`` there is.
+        composition: For ``qa``: which questions go into one task: ``"pooled"``, ``"mempo"``, ``"mem1"``, ``"mixed"`` or
+            ``"record"``, see ``mempo_env.envs.composition``.
+        hops: For ``qa``: how many gold passages a question rests on: a number, the two ends of a range, or a mapping
+            from hops to the goals of every task.
+        kinds: For ``qa``: kinds of questions to choose from, such as ``("bridge",)``.
         world: How closed worlds are drawn: a ``ClosedWorldConfig`` or a mapping of its fields.
         topk: Passages shown per query.
         max_passage_tokens: Longest text shown of a passage.
@@ -141,6 +148,9 @@ class MultiGoalEnv(MemoryEnv):
         world: ClosedWorldConfig | Mapping[str, Any] | None = None,
         topk: int = 1,
         max_passage_tokens: int = 120,
+        composition: str = "pooled",
+        hops: Hops = None,
+        kinds: Sequence[str] = (),
         **memory_env: Any,
     ) -> None:
         super().__init__(goals=goals, split=split, **memory_env)
@@ -151,7 +161,11 @@ class MultiGoalEnv(MemoryEnv):
             folders: tuple[str | Path, ...] = ()
         else:
             folders = (data,) if isinstance(data, str | Path) else tuple(data)
-        self.source = _factory(dataset)(folders, split, _world(world))
+        asked = Composition.of(composition, hops, kinds)
+        source = _factory(dataset)(folders, split, _world(world))
+        self.source = (
+            source if asked == Composition() else _composed(source, dataset, asked, (self.min_goals, self.max_goals))
+        )
         self._search = SearchTool(
             queries_per_call=self.budget.queries_per_call,
             topk=topk,
@@ -190,6 +204,15 @@ class MultiGoalEnv(MemoryEnv):
         self.__dict__.update(state)
         if self._task is not None:
             self.prepare(self._task)
+
+
+def _composed(source: TaskSource, dataset: str, composition: Composition, goals: tuple[int, int]) -> TaskSource:
+    if not isinstance(source, _Qa):
+        raise UserError(
+            f"composition, hops and kinds choose among the questions of dataset='qa'; dataset='{dataset}' draws its "
+            "own tasks (for closed worlds see world: two_hop_share, comparison_share)"
+        )
+    return replace(source, composed=ComposedTasks(source.dataset, composition, goals))
 
 
 def _world(world: ClosedWorldConfig | Mapping[str, Any] | None) -> ClosedWorldConfig | None:

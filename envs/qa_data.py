@@ -1,14 +1,13 @@
 """Question answering over real corpora: questions of one or more data sets, composed into tasks of 1 to 16 goals.
 
-A data folder holds ``corpus.jsonl`` and ``questions.SPLIT.jsonl`` (or ``.jsonl.gz``). Several folders are joined into
-one corpus and one pool of questions.
+What is given as ``data`` is a folder, files, or a name on the hub; ``docs/data.md`` lists the layouts. Several are
+joined into one corpus and one pool of questions.
 
 Invariants:
     * a task is a function of the generator, the number of goals and the files; no question occurs twice in it;
-    * the splits are disjoint: a question that is in two splits of a folder is refused;
-    * a note is an extract of the gold passage. A query is made of its title and of words that question and passage
-    share:
-      it finds what there is to find, but a title can be an answer, so that this expert knows more than a question says.
+    * the splits are disjoint (see ``envs/qa_files.py``);
+    * a goal has evidence for every gold passage, or none at all where a gold passage is in no corpus: the scripted
+      expert never takes a part of what an answer rests on for the whole.
 """
 
 from __future__ import annotations
@@ -16,85 +15,75 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
-import re
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from mempo_env.errors import UserError
 from mempo_env.metrics import normalise_answer
-from mempo_env.records import Evidence, Goal, Passage, Task
+from mempo_env.records import Goal, Passage, Task
 
-from .jsonl import Question, find_file, load_corpus, load_questions
-from .retrieval import Bm25Index, words
+from .jsonl import Question, load_corpus
+from .qa_evidence import gather_evidence
+from .qa_files import Source, SplitRows, find_corpus, is_corpus, read_split
+from .qa_formats import Entry, Gold, passage_of
+from .qa_hub import PREFIX, read_hub_split
+from .records_io import SUFFIXES
+from .retrieval import Bm25Index
 
 logger = logging.getLogger(__name__)
-
-NOTE_WORDS = 25
-"""Most words of a note, its title included."""
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[\"'(\[]?[A-Z0-9])")
-_ABBREVIATION = re.compile(r"(?:\b[A-Z]|\b(?:Mr|Mrs|Ms|Dr|St|Jr|Sr|vs|No|Inc|Ltd|Co|Lt|Gen|Col|Capt|Prof))\.$")
-_BRACKETED = re.compile(r"\s*\([^)]*\)\s*$")
-# Words of a question that say nothing about a passage; only the wording of evidence queries uses them, never the index.
-_QUESTION_WORDS = frozenset(
-    words(
-        "a an and are as at be been but by did do does for from had has have how in into is it its not of on or s "
-        "than that the their then there these they this to was were what when where which who whom whose why will with"
-    )
-)
 
 
 class QaDataset:
     """The questions of one split and the passages to search.
 
     Args:
-        folders: Data folders; at least one.
-        split: Which ``questions.SPLIT`` files to read.
+        folders: Data folders, files of questions or corpora, or names on the hub (``hub:NAME``); at least one.
+        split: Which split to read.
         cache_dir: Where the search index is kept; by default the cache folder of ``mempo_env.envs.retrieval``.
 
     Attributes:
         questions: The questions that can be composed, in the files' order.
         skipped: Questions left out since they or their primary answer have a ``;``, which separates goals and answers.
-        index: The search index of all folders' passages.
+        dropped: Questions of published files left out since they come twice or stand in a later split, too.
+        without_gold: Questions of published files whose gold passages the corpus lacks or nobody says: they are asked,
+            but the scripted expert answers "unknown".
+        index: The search index of all passages.
 
     Raises:
-        UserError: A file is missing or malformed, the split is unknown, splits overlap, a question occurs twice, or a
-            gold passage is in no corpus.
+        UserError: A file is missing or malformed, the split is unknown, splits overlap, a question occurs twice, there
+            is no corpus, or a gold passage named by id is in no corpus.
     """
 
     def __init__(
         self, folders: Sequence[str | Path], split: str = "train", cache_dir: str | Path | None = None
     ) -> None:
-        self.folders = tuple(Path(folder) for folder in folders)
+        self.folders = tuple(folder if _on_hub(folder) else Path(folder) for folder in folders)
         self.split = split
         self._cache_dir = cache_dir
         if not self.folders:
             raise UserError("no data folder was given; give at least one folder with corpus.jsonl")
-        passages: list[Passage] = []
-        questions: list[Question] = []
-        for folder in self.folders:
-            questions += _read_split(folder, split)
-            path = find_file(folder, "corpus")
-            if path is None:
-                raise UserError(f"{folder} has no corpus.jsonl or corpus.jsonl.gz; give a folder that has one")
-            passages += load_corpus(path)
+        sources, corpora = _sources(self.folders)
+        read = [_read(source, split) for source in sources]
+        passages = _passages(sources, read, corpora)
         self._position = {passage.id: at for at, passage in enumerate(passages)}
         if len(self._position) < len(passages):
             raise UserError(
                 f"two of the folders {', '.join(map(str, self.folders))} use the same passage id; ids must be unique"
             )
-        self._check(questions)
+        self._lookup = _GoldLookup(passages, [entry for part in read if not part.strict for entry in part.entries])
+        self.dropped = sum(part.dropped for part in read)
+        questions: list[Question] = []
+        for part in read:
+            questions += self._resolved(part)
         self.questions = tuple(q for q in questions if ";" not in q.text + q.answers[0])
         self.skipped = len(questions) - len(self.questions)
-        if self.skipped:
-            logger.warning(
-                "%d of %d %s questions are left out: question or primary answer has a ';', which separates goals",
-                self.skipped,
-                len(questions),
-                split,
-            )
+        self.without_gold = sum(not q.supporting_ids for q in self.questions)
+        self._tell(len(questions))
         self.index = Bm25Index.build(passages, cache_dir)
+        del self._lookup
 
     def sample(self, rng: np.random.Generator, goals: int) -> Task:
         """Composes a task.
@@ -126,42 +115,49 @@ class QaDataset:
     def __reduce__(self) -> tuple[object, ...]:
         return shared_dataset, (self.folders, self.split, self._cache_dir)
 
-    def _check(self, questions: Sequence[Question]) -> None:
+    def _resolved(self, part: SplitRows) -> list[Question]:
+        """The questions with the ids of their gold passages."""
+        questions: list[Question] = []
         seen: dict[str, str] = {}
-        for question in questions:
-            text = normalise_answer(question.text)
-            if text in seen:
-                raise UserError(f"{question.where}: the same question as at {seen[text]}; keep one of them")
-            seen[text] = question.where
+        for entry in part.entries:
+            question = entry.question
+            if part.strict:
+                text = normalise_answer(question.text)
+                if text in seen:
+                    raise UserError(f"{question.where}: the same question as at {seen[text]}; keep one of them")
+                seen[text] = question.where
             for name in question.supporting_ids:
                 if name not in self._position:
                     raise UserError(f"{question.where}: the supporting passage {name!r} is not in the corpus")
+            if entry.gold:
+                question = replace(question, supporting_ids=self._lookup.ids(entry))
+            questions.append(question)
+        return questions
+
+    def _tell(self, total: int) -> None:
+        if self.dropped:
+            logger.warning(
+                "%d %s questions are left out: they come twice, or stand in a later split", self.dropped, self.split
+            )
+        if self.skipped:
+            logger.warning(
+                "%d of %d %s questions are left out: question or primary answer has a ';', which separates goals",
+                self.skipped,
+                total,
+                self.split,
+            )
+        if self.without_gold:
+            logger.warning(
+                "%d of %d %s questions have no gold passages in the corpus: the scripted expert cannot answer them",
+                self.without_gold,
+                len(self.questions),
+                self.split,
+            )
 
     def _goal(self, question: Question) -> Goal:
         gold = [self.passage(name) for name in dict.fromkeys(question.supporting_ids)]
-        evidence: list[Evidence] = []
-        for passage, after in _reading_order(question.text, gold):
-            query = self._query(question.text, passage)
-            others = [_BRACKETED.sub("", other.title) for other in gold if other is not passage]
-            evidence.append(Evidence(query, _note(passage, question.answers, others), passage.id, after))
-        return Goal(question.text, question.answers, question.kind, tuple(evidence), question.id)
-
-    def _query(self, question: str, passage: Passage) -> str:
-        """The title, or the title and the words shared with the question where that ranks the passage first.
-
-        Seen on the four data sets: the title alone finds 75-91 % of the gold passages first, this 79-96 %; adding the
-        whole question instead finds fewer (57-71 %).
-        """
-        title = " ".join(passage.title.split())
-        known, text = set(words(title)), set(words(passage.text))
-        shared = [w for w in dict.fromkeys(words(question)) if w in text and w not in known | _QUESTION_WORDS]
-        longer = " ".join([title, *shared])
-        if longer == title:
-            return title
-        best_by_title, best_by_both = self.index.search([title, longer], k=1)
-        if best_by_title and best_by_title[0].id == passage.id:
-            return title
-        return longer if not title or (best_by_both and best_by_both[0].id == passage.id) else title
+        evidence = gather_evidence(question.text, question.answers, gold, self.index)
+        return Goal(question.text, question.answers, question.kind, evidence, question.id)
 
 
 def shared_dataset(
@@ -180,110 +176,117 @@ def shared_dataset(
     Raises:
         UserError: As for ``QaDataset``.
     """
-    paths = tuple(Path(folder).expanduser().resolve() for folder in folders)
+    paths = tuple(folder if _on_hub(folder) else Path(folder).expanduser().resolve() for folder in folders)
     stamps = tuple(
-        (file.name, file.stat().st_mtime_ns, file.stat().st_size)
+        (str(file), file.stat().st_mtime_ns, file.stat().st_size)
         for path in paths
-        if path.is_dir()
-        for file in sorted(path.glob("*.jsonl*"))
+        if isinstance(path, Path)
+        for file in (sorted(path.iterdir()) if path.is_dir() else [path])
+        if file.name.endswith(SUFFIXES) and file.is_file()
     )
     return _dataset(paths, split, None if cache_dir is None else Path(cache_dir), stamps)
 
 
 @functools.lru_cache(maxsize=4)
-def _dataset(folders: tuple[Path, ...], split: str, cache_dir: Path | None, _stamps: object) -> QaDataset:
+def _dataset(folders: tuple[str | Path, ...], split: str, cache_dir: Path | None, _stamps: object) -> QaDataset:
     return QaDataset(folders, split, cache_dir)
 
 
-def _read_split(folder: Path, split: str) -> tuple[Question, ...]:
-    """The questions of one split of a folder, after a look that no other split holds one of them."""
-    if not folder.is_dir():
-        raise UserError(f"the data folder {folder} does not exist; check --data")
-    files = sorted(folder.glob("questions.*.jsonl*"))
-    splits = sorted({file.name.split(".")[1] for file in files if not file.name.startswith("questions.jsonl")})
-    path = find_file(folder, f"questions.{split}")
-    if path is None:
-        raise UserError(
-            f"{folder} has no questions.{split}.jsonl or .jsonl.gz; its splits: {', '.join(splits) or 'none'}"
-        )
-    questions = load_questions(path)
-    ours = {normalise_answer(question.text) for question in questions}
-    for other in splits:
-        other_path = find_file(folder, f"questions.{other}")
-        if other == split or other_path is None:
-            continue
-        for question in load_questions(other_path):
-            if normalise_answer(question.text) in ours:
-                raise UserError(f"{question.where}: this question is in the split '{split}' too; splits must not mix")
-    return questions
+def _on_hub(data: str | Path) -> bool:
+    return isinstance(data, str) and data.startswith(PREFIX)
 
 
-def _reading_order(question: str, gold: Sequence[Passage]) -> list[tuple[Passage, int]]:
-    """Orders gold passages so that what another one leads to comes after it.
-
-    A passage whose title the question names can be looked up at once (``after`` -1); another one after the first
-    passage read that names it; one that nothing names at once too, since no order helps it.
-
-    Returns:
-        Passages with their ``after``, an index into this list.
-    """
-    asked = question.casefold()
-
-    def named_in(passage: Passage, text: str) -> bool:
-        name = _BRACKETED.sub("", passage.title).strip().casefold()
-        return bool(name) and name in text
-
-    order = [(passage, -1) for passage in gold if named_in(passage, asked)]
-    rest = [passage for passage in gold if not named_in(passage, asked)]
-    while rest:
-        for passage in rest:
-            texts = (read.text.casefold() for read, _ in order)
-            after = next((at for at, text in enumerate(texts) if named_in(passage, text)), None)
-            if after is not None:
-                break
+def _sources(given: Sequence[str | Path]) -> tuple[list[str | Source], list[Path]]:
+    """What is given, as data sets (those of one folder together) and as corpora for all of them."""
+    sources: dict[str | Path, list[str]] = {}
+    corpora: list[Path] = []
+    for one in given:
+        if isinstance(one, str) or not one.is_file():
+            sources.setdefault(one, [])
+        elif not one.name.endswith(SUFFIXES):
+            raise UserError(f"{one} is no data file; give a folder, or a file that ends in {', '.join(SUFFIXES)}")
+        elif is_corpus(one):
+            corpora.append(one)
         else:
-            passage, after = rest[0], -1
-            # Prefer to start from one that names another, so that a chain is entered at its beginning.
-            for start in rest:
-                if any(named_in(other, start.text.casefold()) for other in rest if other is not start):
-                    passage = start
-                    break
-        order.append((passage, after))
-        rest.remove(passage)
-    return order
+            sources.setdefault(one.parent, []).append(one.name)
+    for one in given:
+        if sources.get(one):
+            raise UserError(f"{one} is given as a whole and by single files; give one or the other")
+    if not sources:
+        raise UserError(f"{', '.join(map(str, given))}: a corpus without questions; give the questions' folder, too")
+    return [key if isinstance(key, str) else Source(key, tuple(names)) for key, names in sources.items()], corpora
 
 
-def _sentences(text: str) -> list[str]:
-    sentences: list[str] = []
-    for piece in _SENTENCE_END.split(" ".join(text.split())):
-        if sentences and _ABBREVIATION.search(sentences[-1]):
-            sentences[-1] += f" {piece}"
-        else:
-            sentences.append(piece)
-    return sentences
+def _read(source: str | Source, split: str) -> SplitRows:
+    return read_hub_split(source.removeprefix(PREFIX), split) if isinstance(source, str) else read_split(source, split)
 
 
-def _note(passage: Passage, answers: Sequence[str], others: Sequence[str]) -> str:
-    """``Title: extract`` of at most ``NOTE_WORDS`` words.
+def _passages(sources: Sequence[str | Source], read: Sequence[SplitRows], corpora: Sequence[Path]) -> list[Passage]:
+    """The corpora of the folders and those given; a data set without either brings its questions' own paragraphs.
 
-    The extract is the sentence that holds an answer, else the one that names another gold passage, else the first.
+    Raises:
+        UserError: A data set has no passages at all, or a corpus cannot be read.
     """
-    title = " ".join(passage.title.split())
-    room = max(NOTE_WORDS - len(title.split()), 8)
-    sentences = _sentences(passage.text)
-    for wanted in (*(answer for answer in answers if answer.casefold() not in ("yes", "no")), *others):
-        pattern = re.compile(rf"(?<!\w){re.escape(' '.join(wanted.split()))}(?!\w)", re.IGNORECASE)
-        for sentence in sentences if wanted.strip() else ():
-            if match := pattern.search(sentence):
-                return f"{title}: {_window(sentence, match.start(), match.end(), room)}"
-    return f"{title}: {_window(sentences[0], 0, 0, room)}"
+    passages = [passage for path in corpora for passage in load_corpus(path)]
+    own: dict[str, Passage] = {}
+    for source, part in zip(sources, read, strict=True):
+        path = None if isinstance(source, str) else find_corpus(source.folder)
+        if path is not None and path not in corpora:
+            passages += load_corpus(path)
+        elif not corpora and path is None:
+            paragraphs = {passage.id: passage for entry in part.entries for passage in entry.paragraphs}
+            if not paragraphs:
+                name = source if isinstance(source, str) else source.folder
+                raise UserError(
+                    f"{name} has no corpus.jsonl or corpus.jsonl.gz, and its questions bring no paragraphs; give a "
+                    "corpus, too: psgs_w100.tsv, wiki-18.jsonl, or one of your own"
+                )
+            own |= paragraphs
+    return passages + list(own.values())
 
 
-def _window(sentence: str, start: int, end: int, room: int) -> str:
-    """At most ``room`` words of a sentence that include the characters ``[start, end)``; begins as early as it can."""
-    parts = sentence.split(" ")
-    if len(parts) <= room:
-        return sentence
-    first, last = sentence[:start].count(" "), sentence[:end].count(" ")
-    begin = 0 if last < room else min(first, max(last - room + 1, first - room // 2))
-    return " ".join(parts[begin : begin + max(room, last - begin + 1)])
+@dataclass(frozen=True)
+class _Wanted:
+    """A gold passage, by what can be compared: title and text with collapsed white space."""
+
+    title: str
+    text: str
+
+
+class _GoldLookup:
+    """Finds the gold passages that published rows name by words: by title and text, by id and title, by title alone."""
+
+    def __init__(self, passages: Sequence[Passage], entries: Sequence[Entry]) -> None:
+        titles = {_key(gold).title for entry in entries for gold in entry.gold}
+        self._title_of: dict[str, str] = {}
+        self._by_text: dict[_Wanted, str] = {}
+        self._by_title: dict[str, list[str]] = {}
+        for passage in passages if titles else ():
+            key = _Wanted(*_collapsed(passage.title, passage.text))
+            if key.title in titles:
+                self._title_of[passage.id] = key.title
+                self._by_text.setdefault(key, passage.id)
+                self._by_title.setdefault(key.title, []).append(passage.id)
+
+    def ids(self, entry: Entry) -> tuple[str, ...]:
+        """Ids of all gold passages of a row; none if one of them cannot be told."""
+        found = [self._find(gold) for gold in entry.gold]
+        return tuple(dict.fromkeys(name for name in found if name)) if all(found) else ()
+
+    def _find(self, gold: Gold) -> str | None:
+        key = _key(gold)
+        if name := self._by_text.get(key):
+            return name
+        if gold.id and self._title_of.get(gold.id) == key.title:
+            return gold.id
+        named = self._by_title.get(key.title, [])
+        return named[0] if len(named) == 1 else None
+
+
+def _key(gold: Gold) -> _Wanted:
+    passage = passage_of(gold.title, gold.text)
+    return _Wanted(passage.title, passage.text)
+
+
+def _collapsed(title: str, text: str) -> tuple[str, str]:
+    return " ".join(title.split()), " ".join(text.split())

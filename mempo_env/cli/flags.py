@@ -27,6 +27,7 @@ T = TypeVar("T")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _RULE = re.compile(r"^[ │|╰╯─-]*$")
 """A line across a box, in either of tyro's two drawings."""
+_FRAME = ("│", "╭", "╰")
 _DROPPED = re.compile(r"``| \(default: (None|'')?\)")
 """Markup of the docstrings, and defaults that say nothing."""
 
@@ -80,7 +81,7 @@ def parse_flags(shape: type[T], argv: Sequence[str], *, command: str, descriptio
     except SystemExit as end:
         if end.code not in (0, None):
             raise UserError(_one_line(complaint.getvalue(), command)) from None
-        sys.stdout.write("\n".join(map(_tidy, shown.getvalue().split("\n"))))
+        sys.stdout.write("\n".join(_squared([_tidy(line) for line in shown.getvalue().split("\n")])))
         raise
 
 
@@ -110,6 +111,16 @@ def _tidy(line: str) -> str:
     if not framed:
         return "\n".join(textwrap.wrap(last, shutil.get_terminal_size().columns))
     return "│".join([_DROPPED.sub("", part).ljust(len(part)) for part in framed] + [last])
+
+
+def _squared(lines: list[str]) -> list[str]:
+    """The lines with those of frames as wide as the widest: of two boxes side by side one may end a line sooner.
+
+    >>> _squared(["usage", "│ a │╭───╮", "╰───╯"])
+    ['usage', '│ a │╭───╮', '╰───╯     ']
+    """
+    width = max((len(line) for line in lines if line.startswith(_FRAME)), default=0)
+    return [line.ljust(width) if line.startswith(_FRAME) else line for line in lines]
 
 
 def _one_line(box: str, command: str) -> str:

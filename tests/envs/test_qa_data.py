@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mempo_env.envs.qa_data import NOTE_WORDS, QaDataset, _note, _reading_order, shared_dataset
+from mempo_env.envs.qa_data import QaDataset, shared_dataset
+from mempo_env.envs.qa_evidence import NOTE_WORDS, note_of, reading_order
 from mempo_env.errors import UserError
 from mempo_env.metrics import normalise_answer
 from mempo_env.records import Passage
@@ -146,12 +147,12 @@ def test_environments_share_a_dataset_until_its_files_change(tmp_path: Path) -> 
     assert len(shared_dataset([path]).questions) == 4
 
 
-def test_reading_order() -> None:
+def testreading_order() -> None:
     passages = {row["id"]: Passage(**row) for row in CORPUS}
     ann, mill, york = passages["p2"], passages["p1"], passages["p3"]
 
     def order(text: str, *gold: Passage) -> list[tuple[str, int]]:
-        return [(passage.id, after) for passage, after in _reading_order(text, gold)]
+        return [(passage.id, after) for passage, after in reading_order(text, gold)]
 
     assert order("the Old Mill?", ann, mill) == [("p1", -1), ("p2", 0)]
     assert order("the Old Mill?", york, ann, mill) == [("p1", -1), ("p2", 0), ("p3", 1)]  # a chain of three
@@ -177,7 +178,7 @@ def test_reading_order() -> None:
     ],
 )
 def test_notes_are_extracts_around_the_answer(text: str, answers: tuple[str, ...], note: str) -> None:
-    assert _note(Passage("p", "T", text), answers, ()) == note
+    assert note_of(Passage("p", "T", text), answers, ()) == note
 
 
 @pytest.mark.parametrize("name", ["hotpotqa", "nq", "musique", "2wikimultihopqa"])
