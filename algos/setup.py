@@ -25,7 +25,11 @@ from ..agents.policy import LoraPolicy
 from ..agents.rollout import EnvFactory, EnvPool
 from ..agents.tiny import build_tiny
 from ..envs.making import make_env
-from .config import RunConfig
+from ..envs.retrieval_choice import check_retrieval
+from .config import EnvSettings, RunConfig
+
+SEARCH_THREADS = 32
+"""Environments that wait for a search server side by side; fewer than a client has connections."""
 
 
 def env_factory(
@@ -44,6 +48,8 @@ def env_factory(
     """
     settings = dataclasses.asdict(config.env_args)
     world = {name: settings.pop(name) for name in ("two_hop_share", "comparison_share", "distractors", "score_step")}
+    if settings["retrieval"] == EnvSettings.retrieval:
+        del settings["retrieval"]  # an environment of one's own need not know it
     kwargs: dict[str, Any] = {
         "goals": goals,
         "split": split,
@@ -73,9 +79,11 @@ def check_environments(config: RunConfig, *, training: bool = True) -> None:
         training: Whether it will train, too, or only be evaluated.
 
     Raises:
-        UserError: An environment cannot be made, or has too few questions for its longest task.
+        UserError: An environment cannot be made, has too few questions for its longest task, or asks a search server
+            that does not answer.
     """
     get_context(config.context)
+    check_retrieval(config.env_args.retrieval)
     warm = config.warm_start
     longest = {}
     if training:
@@ -85,6 +93,11 @@ def check_environments(config: RunConfig, *, training: bool = True) -> None:
     for split, goals in longest.items():
         with EnvPool(env_factory(config, goals, split)) as pool:
             pool.memory_env.reset(seed=0)
+
+
+def env_threads(config: RunConfig) -> int:
+    """Threads that step environments side by side: some where they wait for a search server, none otherwise."""
+    return SEARCH_THREADS if config.env_args.retrieval.startswith(("http://", "https://")) else 0
 
 
 def choose_device(name: str) -> str:

@@ -17,6 +17,8 @@ from typing import Any
 from mempo_env.errors import UserError
 from mempo_env.records import Passage
 
+from .search_protocol import read_contents
+
 
 @dataclass(frozen=True)
 class Question:
@@ -70,7 +72,7 @@ def load_questions(path: str | Path) -> tuple[Question, ...]:
 
 
 def load_corpus(path: str | Path) -> tuple[Passage, ...]:
-    """Reads a corpus file: rows ``{id, title, text}``; other fields are ignored.
+    """Reads a corpus file: rows ``{id, title, text}``, or ``{id, contents}`` as in Search-R1; others are ignored.
 
     Args:
         path: ``.jsonl`` or ``.jsonl.gz``.
@@ -88,6 +90,9 @@ def load_corpus(path: str | Path) -> tuple[Passage, ...]:
         if name in seen:
             raise UserError(f"{where}: the id {name!r} occurs twice; ids must be unique")
         seen.add(name)
+        if "contents" in row and "text" not in row:
+            passages.append(Passage(name, *read_contents(_text(row, "contents", where))))
+            continue
         passages.append(Passage(name, _text(row, "title", where, empty=True), _text(row, "text", where)))
     if not passages:
         raise UserError(f"{path} has no rows; give a file with at least one passage")

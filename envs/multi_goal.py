@@ -23,7 +23,9 @@ from mempo_env.tools import Tool
 from .calculator import Calculator
 from .closed_world import SPLITS, ClosedWorldConfig, sample_closed_world_task
 from .qa_data import QaDataset, shared_dataset
-from .retrieval import Bm25Index, task_index
+from .retrieval import Bm25Index
+from .retrieval_choice import Retrieval, read_retrieval, searcher_for
+from .search_client import SearchClientSettings
 from .search_tool import SearchTool
 
 MIN_GOALS, MAX_GOALS = 1, 16
@@ -126,6 +128,8 @@ class MultiGoalEnv(MemoryEnv):
         world: How closed worlds are drawn: a ``ClosedWorldConfig`` or a mapping of its fields.
         topk: Passages shown per query.
         max_passage_tokens: Longest text shown of a passage.
+        retrieval: ``"bm25"``, ``"dense:MODEL"``, the address of a search server such as ``"http://127.0.0.1:8000"``, or
+            an object: see ``Retrieval`` and docs/retrieval.md.
         **memory_env: Arguments of ``mempo_env.env.MemoryEnv``: ``budget``, ``outcome``, ``memory``, ``reward_hook``, ..
 
     Raises:
@@ -141,6 +145,7 @@ class MultiGoalEnv(MemoryEnv):
         world: ClosedWorldConfig | Mapping[str, Any] | None = None,
         topk: int = 1,
         max_passage_tokens: int = 120,
+        retrieval: Retrieval = "bm25",
         **memory_env: Any,
     ) -> None:
         super().__init__(**memory_env)
@@ -153,6 +158,11 @@ class MultiGoalEnv(MemoryEnv):
         else:
             folders = (data,) if isinstance(data, str | Path) else tuple(data)
         self.source = _factory(dataset)(folders, split, _world(world))
+        self.retrieval = read_retrieval(retrieval)
+        if isinstance(self.retrieval, SearchClientSettings) and self.source.index is None:
+            raise UserError(
+                f"every task of dataset={dataset!r} brings its own passages, which no server has; drop retrieval"
+            )
         self._search = SearchTool(
             queries_per_call=self.budget.queries_per_call,
             topk=topk,
@@ -175,15 +185,12 @@ class MultiGoalEnv(MemoryEnv):
         return self.source.sample(rng, goals)
 
     def prepare(self, task: Task) -> None:
-        """Points the search tool at the task's own passages, or at the shared corpus.
+        """Points the search tool at the task's own passages, at the shared corpus, or at a server.
 
         Raises:
-            UserError: There is neither.
+            UserError: There is nothing to search, or a server does not have what is to be searched.
         """
-        index = task_index(task.passages) if task.passages else self.source.index
-        if index is None:
-            raise UserError("this task has no passages and this dataset no shared corpus; give Task.passages")
-        self._search.index = index
+        self._search.index = searcher_for(self.retrieval, task, self.source.index)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
