@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_KEEP_ALIVE_S = 4.0  # below the 5 seconds after which uvicorn closes a connection, so that ours is not the late one
 RETRIED_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 
 
@@ -102,7 +103,7 @@ class SearchClientSettings:
             good = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
         except ValueError:
             good = False
-        if not good or parts.query or parts.fragment:
+        if not good or parts.query or parts.fragment or any(map(str.isspace, self.url)):
             raise UserError(f"retrieval server {self.url!r} is no address; write it as http://127.0.0.1:8000")
         for name in ("timeout_s", "total_s", "backoff_s", "max_backoff_s", "breaker_reset_s"):
             if not 0 < getattr(self, name) < float("inf"):
@@ -158,7 +159,9 @@ class HttpSearcher:
         self._client: httpx2.Client = self._httpx.Client(
             timeout=self._httpx.Timeout(settings.timeout_s),
             limits=self._httpx.Limits(
-                max_connections=settings.max_connections, max_keepalive_connections=settings.max_connections
+                max_connections=settings.max_connections,
+                max_keepalive_connections=settings.max_connections,
+                keepalive_expiry=_KEEP_ALIVE_S,
             ),
             headers={"Content-Type": "application/json", "Accept": "application/json", "Accept-Encoding": "identity"},
             follow_redirects=False,

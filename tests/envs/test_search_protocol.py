@@ -159,9 +159,9 @@ def test_bad_requests_have_a_status_and_a_line(body: bytes, status: int, said: s
 @given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
 def test_any_body_is_a_request_or_refused(body: bytes) -> None:
     try:
-        read_request(body, LIMITS)
-    except BadRequestError as refused:
-        assert refused.status in (400, 422)
+        assert read_request(body, LIMITS).queries
+    except BadRequestError:
+        return
 
 
 def test_limits_are_checked() -> None:
