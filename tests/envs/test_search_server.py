@@ -237,6 +237,11 @@ def test_a_stop_lets_requests_in_flight_finish(search_server: Servers) -> None:
         assert [future.result().status_code for future in futures] == [200, 200]
 
 
+def test_answers_do_not_wait_for_acknowledgements(server: SearchServer) -> None:
+    """asyncio sets TCP_NODELAY on connections of a listener that names its protocol, and on no others."""
+    assert server._socket.proto == socket.IPPROTO_TCP
+
+
 def test_a_port_that_is_taken(server: SearchServer, passages: tuple[Passage, ...]) -> None:
     port = int(server.url.rpartition(":")[2])
     with pytest.raises(UserError, match=f"port {port}"):
