@@ -24,7 +24,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -313,7 +313,7 @@ def check_server(settings: SearchClientSettings) -> None:
     Raises:
         UserError: It does not answer as it should.
     """
-    searcher = HttpSearcher(settings)
+    searcher = HttpSearcher(replace(settings, attempts=min(settings.attempts, 2)))
     try:
         searcher.retrieve(["test"], 1)
     except InfrastructureError as fault:
