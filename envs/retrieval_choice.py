@@ -82,11 +82,12 @@ def searcher_for(retrieval: Retrieval, task: Task, corpus: Bm25Index | None) -> 
         return shared_http_searcher(retrieval)
     if not isinstance(retrieval, str | DenseSettings):
         return retrieval
-    if not task.passages and corpus is None:
+    settings = retrieval if isinstance(retrieval, DenseSettings) else None
+    if task.passages:
+        return task_index(task.passages) if settings is None else dense_task_index(task.passages, settings)
+    if corpus is None:
         raise UserError("this task has no passages and this dataset no shared corpus; give Task.passages")
-    if isinstance(retrieval, DenseSettings):
-        return dense_task_index(task.passages, retrieval) if task.passages else _shared_dense(corpus, retrieval)
-    return task_index(task.passages) if task.passages else corpus
+    return corpus if settings is None else _shared_dense(corpus, settings)
 
 
 def check_retrieval(given: Retrieval) -> None:

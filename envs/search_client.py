@@ -273,7 +273,7 @@ class HttpSearcher:
 
     def _detail(self, response: httpx2.Response) -> str:
         """The beginning of a refusal's text."""
-        start = next(response.iter_bytes(), b"")[:200].decode("utf-8", "replace")
+        start = next(response.iter_raw(), b"")[:200].decode("utf-8", "replace")
         shown = "".join(letter for letter in " ".join(start.split()) if letter.isprintable())
         return f": {shown}" if shown else ""
 

@@ -138,7 +138,8 @@ def test_help_and_complaints_about_flags_need_no_torch() -> None:
     code = """
 import sys
 from mempo_env.cli import main
-for call in ("train --help", "train --goals 17", "train --algo grpo --bogus", "eval --help", "play -h", "serve-search --help"):
+calls = "train --help", "train --goals 17", "train --algo grpo --bogus", "eval --help", "play -h", "serve-search --help"
+for call in calls:
     try:
         main(call.split())
     except SystemExit:

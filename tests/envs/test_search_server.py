@@ -257,6 +257,27 @@ def test_settings_are_checked() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM there")
+def test_a_stop_while_the_index_is_loading_is_one_too() -> None:
+    code = (
+        "import time\n"
+        "from mempo_env.envs.search_server import SearchServer\n"
+        "server = SearchServer(lambda: time.sleep(300))\n"
+        "print(server.url, flush=True)\n"
+        "server.run()\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        url = process.stdout.readline().strip()
+        assert httpx2.get(url + "/ready", timeout=30).status_code == 503
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (process.returncode, err) == (0, "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM there")
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_a_graceful_stop_with_exit_code_0(kind: signal.Signals, tmp_path: Path) -> None:
     """The whole command: a search that takes a while is answered although the stop was asked for meanwhile."""
