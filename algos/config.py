@@ -66,6 +66,7 @@ class EnvSettings:
         format_penalty: Subtracted per format error.
         topk: Passages per query.
         max_passage_tokens: Longest passage shown.
+        retrieval: ``bm25``, ``dense:MODEL`` or the address of a search server, such as ``http://127.0.0.1:8000``.
         two_hop_share: Closed world: share of two-hop goals.
         comparison_share: Closed world: share of comparison goals.
         distractors: Closed world: strangers' passages in the corpus.
@@ -81,6 +82,7 @@ class EnvSettings:
     format_penalty: float = 0.0
     topk: int = 1
     max_passage_tokens: int = 120
+    retrieval: str = "bm25"
     two_hop_share: float = 0.25
     comparison_share: float = 0.1
     distractors: int = 8

@@ -40,7 +40,7 @@ from .optim import make_optimizer
 from .processes import ALONE, Processes
 from .report import write_report
 from .run_folder import check_new_folder, guarded, new_folder
-from .setup import build_policy, check_environments, choose_device, env_factory
+from .setup import build_policy, check_environments, choose_device, env_factory, env_threads
 from .trainer import Trainer
 from .update import Updater
 from .warm_phase import warmed_policy
@@ -187,7 +187,8 @@ def _trainer(
     config: RunConfig, policy: LoraPolicy, algorithm: Algorithm[Any], run: Path, processes: Processes
 ) -> Trainer:
     settings = config.train
-    envs = EnvPool(env_factory(config, config.goal_range, "train", CodecTokenCounter(policy.codec)))
+    make = env_factory(config, config.goal_range, "train", CodecTokenCounter(policy.codec))
+    envs = EnvPool(make, threads=env_threads(config))
     steps = config.steps * settings.epochs * settings.minibatches
     updater = Updater(
         policy,

@@ -25,8 +25,12 @@ from ..agents.policy import LoraPolicy
 from ..agents.rollout import EnvFactory, EnvPool
 from ..agents.tiny import build_tiny
 from ..envs.making import HAND_ON, env_arguments, make_env, parse_options
+from ..envs.retrieval_choice import check_retrieval
 from .config import RunConfig
 from .presets import get_preset
+
+SEARCH_THREADS = 32
+"""Environments that wait for a search server side by side; fewer than a client has connections."""
 
 
 def env_factory(
@@ -91,7 +95,7 @@ def env_settings(config: RunConfig) -> dict[str, Any]:
 
 _SET_ELSEWHERE = {"goals", "split", "token_counter", "render_mode", "reward_hook"}
 _WORLD = ("two_hop_share", "comparison_share", "distractors", "score_step")
-_SEARCH = ("topk", "max_passage_tokens", "composition", "hops", "kinds")
+_SEARCH = ("topk", "max_passage_tokens", "composition", "hops", "kinds", "retrieval")
 
 
 def _common_settings(config: RunConfig) -> dict[str, Any]:
@@ -122,9 +126,11 @@ def check_environments(config: RunConfig, *, training: bool = True) -> None:
         training: Whether it will train, too, or only be evaluated.
 
     Raises:
-        UserError: An environment cannot be made, or has too few questions for its longest task.
+        UserError: An environment cannot be made, has too few questions for its longest task, or asks a search server
+            that does not answer.
     """
     get_context(config.context)
+    check_retrieval(config.env_args.retrieval)
     warm = config.warm_start
     longest = {}
     if training:
@@ -140,6 +146,11 @@ def check_environments(config: RunConfig, *, training: bool = True) -> None:
                 "the warm start imitates the scripted expert, which needs gold passages, and these questions have "
                 "none in the corpus; use --warm-start.target none, or data with gold passages (docs/data.md)"
             )
+
+
+def env_threads(config: RunConfig) -> int:
+    """Threads that step environments side by side: some where they wait for a search server, none otherwise."""
+    return SEARCH_THREADS if config.env_args.retrieval.startswith(("http://", "https://")) else 0
 
 
 def choose_device(name: str) -> str:

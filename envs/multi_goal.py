@@ -24,7 +24,9 @@ from .calculator import Calculator
 from .closed_world import SPLITS, ClosedWorldConfig, closed_world_vocabulary, sample_closed_world_task
 from .composition import ComposedTasks, Composition, Hops
 from .qa_data import QaDataset, shared_dataset
-from .retrieval import Bm25Index, task_index
+from .retrieval import Bm25Index
+from .retrieval_choice import Retrieval, read_retrieval, searcher_for
+from .search_client import SearchClientSettings
 from .search_tool import SearchTool
 
 
@@ -131,6 +133,8 @@ class MultiGoalEnv(MemoryEnv):
         world: How closed worlds are drawn: a ``ClosedWorldConfig`` or a mapping of its fields.
         topk: Passages shown per query.
         max_passage_tokens: Longest text shown of a passage.
+        retrieval: ``"bm25"``, ``"dense:MODEL"``, the address of a search server such as ``"http://127.0.0.1:8000"``, or
+            an object: see ``Retrieval`` and docs/retrieval.md.
         **memory_env: Arguments of ``mempo_env.env.MemoryEnv``: ``budget``, ``outcome``, ``memory``, ``reward_hook``, ..
 
     Raises:
@@ -151,6 +155,7 @@ class MultiGoalEnv(MemoryEnv):
         composition: str = "pooled",
         hops: Hops = None,
         kinds: Sequence[str] = (),
+        retrieval: Retrieval = "bm25",
         **memory_env: Any,
     ) -> None:
         super().__init__(goals=goals, split=split, **memory_env)
@@ -163,9 +168,13 @@ class MultiGoalEnv(MemoryEnv):
             folders = (data,) if isinstance(data, str | Path) else tuple(data)
         asked = Composition.of(composition, hops, kinds)
         source = _factory(dataset)(folders, split, _world(world))
-        self.source = (
-            source if asked == Composition() else _composed(source, dataset, asked, (self.min_goals, self.max_goals))
-        )
+        ends = (self.min_goals, self.max_goals)
+        self.source = source if asked == Composition() else _composed(source, dataset, asked, ends)
+        self.retrieval = read_retrieval(retrieval)
+        if isinstance(self.retrieval, SearchClientSettings) and self.source.index is None:
+            raise UserError(
+                f"every task of dataset={dataset!r} brings its own passages, which no server has; drop retrieval"
+            )
         self._search = SearchTool(
             queries_per_call=self.budget.queries_per_call,
             topk=topk,
@@ -190,15 +199,12 @@ class MultiGoalEnv(MemoryEnv):
         return closed_world_vocabulary()
 
     def prepare(self, task: Task) -> None:
-        """Points the search tool at the task's own passages, or at the shared corpus.
+        """Points the search tool at the task's own passages, at the shared corpus, or at a server.
 
         Raises:
-            UserError: There is neither.
+            UserError: There is nothing to search, or a server does not have what is to be searched.
         """
-        index = task_index(task.passages) if task.passages else self.source.index
-        if index is None:
-            raise UserError("this task has no passages and this dataset no shared corpus; give Task.passages")
-        self._search.index = index
+        self._search.index = searcher_for(self.retrieval, task, self.source.index)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

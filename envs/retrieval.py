@@ -32,6 +32,8 @@ from numpy.typing import NDArray
 from mempo_env.errors import UserError
 from mempo_env.records import Passage
 
+from .searcher import ScoredPassage
+
 logger = logging.getLogger(__name__)
 
 CACHE_VARIABLE = "MEMPO_CACHE"
@@ -135,19 +137,30 @@ class Bm25Index:
         Returns:
             Per query, passages by falling score; fewer than ``k``, or none, where no more share a word with it.
         """
-        return [[self.passages[int(index)] for index in self._top(query, k)] for query in queries]
+        return [[self.passages[int(index)] for index in self._top(query, k)[0]] for query in queries]
 
-    def _top(self, query: str, k: int) -> NDArray[np.int64]:
+    def retrieve(self, queries: Sequence[str], topk: int) -> list[list[ScoredPassage]]:
+        """What ``search`` finds, with BM25 scores; see ``Searcher.retrieve``."""
+        return [
+            [
+                ScoredPassage(self.passages[index], score)
+                for index, score in zip(found.tolist(), scores.tolist(), strict=True)
+            ]
+            for found, scores in (self._top(query, topk) for query in queries)
+        ]
+
+    def _top(self, query: str, k: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """The best passages' indices and scores, both (found,)."""
         ids = self._bm25.get_tokens_ids(words(query))
         if not ids or k < 1:
-            return np.empty(0, dtype=np.int64)
+            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
         scores: NDArray[np.float32] = self._bm25.get_scores_from_ids(ids)  # (passages,)
         found = np.flatnonzero(scores > 0)
         if found.size > k:  # all that tie with the k-th best stay, since a partition orders them at random
             kth = np.partition(scores[found], found.size - k)[found.size - k]
             found = found[scores[found] >= kth]
-        order = np.argsort(-scores[found], kind="stable")[:k]  # stable: ties in the passages' order
-        return found[order]
+        best = found[np.argsort(-scores[found], kind="stable")[:k]]  # stable: ties in the passages' order
+        return best, scores[best]
 
     def __len__(self) -> int:
         return len(self.passages)

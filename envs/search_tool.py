@@ -14,7 +14,7 @@ from mempo_env.records import Passage
 from mempo_env.tokens import TokenCounter
 from mempo_env.tools import ToolArgumentError, ToolSpec
 
-from .retrieval import Bm25Index
+from .searcher import Searcher
 
 MAX_QUERY_CHARACTERS = 400
 NOTHING_FOUND = "nothing found"
@@ -24,7 +24,7 @@ result repeats of a call is carried over beside the memory: five long queries wo
 
 
 class SearchTool:
-    """Finds passages by BM25.
+    """Finds passages with whatever searcher the environment set.
 
     Args:
         queries_per_call: Most queries one call may carry.
@@ -37,7 +37,7 @@ class SearchTool:
     def __init__(
         self, *, queries_per_call: int, topk: int, max_passage_tokens: int, token_counter: TokenCounter, titles: bool
     ) -> None:
-        self.index: Bm25Index | None = None
+        self.index: Searcher | None = None
         self._queries_per_call = queries_per_call
         self._topk = topk
         self._max_passage_tokens = max_passage_tokens
@@ -71,16 +71,16 @@ class SearchTool:
 
         Raises:
             ToolArgumentError: The queries are missing, of a wrong type, empty, too long or too many.
-            InfrastructureError: No corpus was set.
+            InfrastructureError: No corpus was set, or the searcher failed for good.
         """
         queries = self._read(arguments)
         if self.index is None:
             raise InfrastructureError("the search tool has no corpus; reset the environment first")
-        found = self.index.search(queries, self._topk)
+        found = self.index.retrieve(queries, self._topk)
         return "\n".join(
             f"{self._counter.truncate(query, MAX_ECHO_TOKENS)}: "
-            + (" | ".join(map(self._show, passages)) or NOTHING_FOUND)
-            for query, passages in zip(queries, found, strict=True)
+            + (" | ".join(self._show(hit.passage) for hit in hits) or NOTHING_FOUND)
+            for query, hits in zip(queries, found, strict=True)
         )
 
     def __getstate__(self) -> dict[str, Any]:

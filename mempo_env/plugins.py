@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from importlib.metadata import entry_points
 from operator import attrgetter
+from types import ModuleType
 from typing import Generic, TypeVar, cast
 
 from .errors import UserError, unknown_name
@@ -16,7 +17,15 @@ from .errors import UserError, unknown_name
 T = TypeVar("T")
 
 _TRAIN = ("torch", "transformers", "peft", "accelerate", "safetensors", "tensorboard", "matplotlib")
-EXTRAS = {"gguf": "gguf", "datasets": "hub", "pyarrow": "hub"} | dict.fromkeys(_TRAIN, "train")
+_RETRIEVAL = {
+    "sentence_transformers": "dense",
+    "faiss": "dense",
+    "httpx2": "search",
+    "tenacity": "search",
+    "starlette": "serve",
+    "uvicorn": "serve",
+}
+EXTRAS = {"gguf": "gguf", "datasets": "hub", "pyarrow": "hub"} | dict.fromkeys(_TRAIN, "train") | _RETRIEVAL
 """Which extra of this project brings an optional module."""
 
 
@@ -97,6 +106,30 @@ class Registry(Generic[T]):
         except AttributeError as missing:
             own = [key for key, value in vars(module).items() if getattr(value, "__module__", "") == module_name]
             raise unknown_name(f"name in {module_name}:", attribute, own) from missing
+
+
+def import_extra(module: str, purpose: str) -> ModuleType:
+    """Imports a module that one of this project's extras brings.
+
+    Args:
+        module: A top-level name in ``EXTRAS``.
+        purpose: What needs it, for the message.
+
+    Returns:
+        The module.
+
+    Raises:
+        UserError: It is not installed; the message says how to install it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module:
+            raise
+        raise UserError(
+            f"{purpose} needs '{module}', which is not installed; install it with: "
+            f"pip install 'mempo-env[{EXTRAS[module]}]'"
+        ) from error
 
 
 def _is_target(text: str) -> bool:

@@ -24,6 +24,12 @@ PACKAGES = (
     "accelerate",
     "safetensors",
     "gguf",
+    "httpx2",
+    "tenacity",
+    "starlette",
+    "uvicorn",
+    "sentence-transformers",
+    "faiss-cpu",
 )
 
 

@@ -1,4 +1,4 @@
-"""The command line: ``mempo train | eval | play | env``.
+"""The command line: ``mempo train | eval | play | serve-search | env``.
 
 Invariants:
     * this file imports nothing heavy, so that ``mempo --help`` answers at once; a command's modules load when it runs;
@@ -19,6 +19,7 @@ COMMANDS = {
     "train": "Train a policy: warm start, then --algo mempo, grpo, ppo, or your own; or go on with a run.",
     "eval": "Measure a trained run, or the scripted expert, at several numbers of goals.",
     "play": "Play an episode yourself, in the terminal.",
+    "serve-search": "Serve a corpus to many environments over HTTP, in the protocol of Search-R1.",
     "env": "Print versions and machine, for bug reports.",
 }
 EXAMPLES = (
@@ -70,13 +71,14 @@ def _run(arguments: list[str]) -> None:
     command = arguments[0]
     if command not in COMMANDS:
         raise unknown_name("command", command, COMMANDS, "mempo --help says what they do.")
-    importlib.import_module(f"mempo_env.cli.{command}").run(arguments[1:])
+    importlib.import_module(f"mempo_env.cli.{command.replace('-', '_')}").run(arguments[1:])
 
 
 def usage() -> str:
     """What ``mempo --help`` prints."""
+    width = max(map(len, COMMANDS)) + 1
     lines = ["usage: mempo COMMAND [flags]", "", "Language agents that manage their own memory.", "", "commands:"]
-    lines += [f"  {name:6} {purpose}" for name, purpose in COMMANDS.items()]
+    lines += [f"  {name:{width}} {purpose}" for name, purpose in COMMANDS.items()]
     lines += ["", "examples:", *(f"  {example}" for example in EXAMPLES)]
     lines += ["", "mempo COMMAND --help lists a command's flags; mempo --version prints the version."]
     return "\n".join(lines) + "\n"

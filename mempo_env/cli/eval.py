@@ -1,7 +1,8 @@
 """``mempo eval RUN``: measures a trained run, or the scripted expert, at several numbers of goals.
 
 Invariants:
-    * a run is evaluated in the environment it was trained in; only goals, split, budget and data can be changed;
+    * a run is evaluated in the environment it was trained in; only goals, split, budget, data and retrieval can
+      be changed;
     * everything that can be wrong is checked before the model is loaded, and what fails later leaves no folder.
 """
 
@@ -35,6 +36,7 @@ class EvalFlags:
         split: Split of the tasks, never the training one.
         budget: Named budget; by default the run's.
         data: Data folders; by default the run's.
+        retrieval: What searches, such as the address of a search server; by default as the run was configured.
         preset: For ``expert``: whose environment it plays in; by default ``tiny``.
         sample: Sample at temperature 1 instead of greedy decoding.
         device: Where the model runs; by default as the run was configured.
@@ -47,6 +49,7 @@ class EvalFlags:
     split: Literal["dev", "test"] = "dev"
     budget: Annotated[str | None, tyro.conf.arg(metavar="STR")] = None
     data: tuple[str, ...] = ()
+    retrieval: Annotated[str | None, tyro.conf.arg(metavar="STR")] = None
     preset: Annotated[str | None, tyro.conf.arg(metavar="STR")] = None
     sample: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     device: Annotated[Literal["auto", "cpu", "cuda"] | None, tyro.conf.arg(metavar="{auto,cpu,cuda}")] = None
@@ -91,6 +94,7 @@ def _changed(config: Any, flags: EvalFlags) -> Any:
         eval=evaluation,
         budget=flags.budget or config.budget,
         data=flags.data or config.data,
+        env_args=dataclasses.replace(config.env_args, retrieval=flags.retrieval or config.env_args.retrieval),
         device=flags.device or config.device,
     )
 

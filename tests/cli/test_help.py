@@ -84,7 +84,7 @@ def test_common_flags_are_short_and_come_first(mempo: Mempo) -> None:
 
 @pytest.mark.parametrize("columns", [80, 100, 160])
 def test_help_is_tidy(mempo: Mempo, columns: int) -> None:
-    for command in ("train", "eval", "play"):
+    for command in ("train", "eval", "play", "serve-search"):
         text = mempo(command, "--help", columns=columns).out
         assert "``" not in text
         assert "(default: )" not in text
@@ -138,7 +138,8 @@ def test_help_and_complaints_about_flags_need_no_torch() -> None:
     code = """
 import sys
 from mempo_env.cli import main
-for call in ("train --help", "train --goals 17", "train --algo grpo --bogus", "eval --help", "play -h"):
+calls = "train --help", "train --goals 17", "train --algo grpo --bogus", "eval --help", "play -h", "serve-search --help"
+for call in calls:
     try:
         main(call.split())
     except SystemExit:
