@@ -150,7 +150,7 @@ def memory_block(blocks: Sequence[Block]) -> Block | None:
     >>> memory_block(scan(b"<mem>a</mem><mem>b</mem><answer>x</answer>")).end
     12
     """
-    return next((block for block in blocks if block.segment is Segment.MEMORY and block.closed), None)
+    return _first_closed(blocks, Segment.MEMORY)
 
 
 def action_end(data: bytes) -> int | None:
@@ -183,16 +183,17 @@ def parse(text: str) -> ParsedOutput:
     """
     data = encode_text(text)
     blocks = scan(data)
-    action: Action | None = None
-    if blocks and not (last := blocks[-1]).closed:
-        action = FormatError(FormatErrorKind.UNCLOSED_BLOCK, f"The {TAGS[last.segment]} block was never closed.")
-    elif blocks and last.segment in ACTION_SEGMENTS:
-        read = _read_tool_call if last.segment is Segment.TOOL_CALL else _read_answer
-        action = read(_inner(data, last))
-    if action is None:
+    last = blocks[-1] if blocks else None
+    if last is not None and not last.closed:
+        tag = TAGS[last.segment]
+        action: Action = FormatError(FormatErrorKind.UNCLOSED_BLOCK, f"The {tag} block was never closed.")
+    elif last is not None and last.segment is Segment.TOOL_CALL:
+        action = _read_tool_call(_inner(data, last))
+    elif last is not None and last.segment is Segment.ANSWER:
+        action = _read_answer(_inner(data, last))
+    else:
         action = FormatError(FormatErrorKind.NO_ACTION, "The output had neither a tool_call block nor an answer block.")
-    memory = memory_block(blocks)
-    think = next((block for block in blocks if block.segment is Segment.THINK and block.closed), None)
+    memory, think = memory_block(blocks), _first_closed(blocks, Segment.THINK)
     return ParsedOutput(
         action,
         None if memory is None else _inner(data, memory).strip(),
@@ -212,6 +213,13 @@ def split_answers(body: str) -> tuple[str, ...]:
     ('red', '', 'blue')
     """
     return tuple(part.strip() for part in body.split(";"))
+
+
+def _first_closed(blocks: Sequence[Block], segment: Segment) -> Block | None:
+    for block in blocks:
+        if block.segment is segment and block.closed:
+            return block
+    return None
 
 
 def _inner(data: bytes, block: Block) -> str:

@@ -40,6 +40,6 @@ def token_segments(tokens: Sequence[bytes]) -> tuple[int, ...]:
     labels: list[int] = []
     position = 0
     for token in tokens:
-        labels.append(Segment(byte_segments[position]).value)
+        labels.append(byte_segments[position])
         position += len(token)
     return tuple(labels)
