@@ -5,7 +5,9 @@ its step. Invariants:
     * results are ordered by slot, never by completion, and depend on neither batch nor threads (the agent's noise is
       keyed by ``SlotKey``);
     * ids, log-probs and segments pass from the agent's output into the turn untouched;
-    * a fault outside the agent ends its episode as an ``error``; any other exception is a bug and is raised.
+    * a fault outside the agent ends its episode as an ``error``; any other exception is a bug and is raised;
+    * a turn's observation is what the agent was shown, wrappers included, its memory what the environment stored; its
+      reward is the sum of its parts, or the wrapper that broke this is refused.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import gymnasium as gym
 from mempo_env.env import MemoryEnv
 from mempo_env.errors import InfrastructureError, UserError
 from mempo_env.records import Episode, Group, Observation, Task, Turn
+from mempo_env.rewards import check_reward
 
 from .base import Agent, SlotKey, TurnOutput, TurnRequest
 
@@ -28,6 +31,7 @@ EnvFactory = Callable[[], gym.Env[Observation, str]]
 OnTurn = Callable[["EpisodeSpec", Turn], None]
 
 _IN_TURN = ("action", "reward_components", "memory_written", "task")  # a turn or its episode has a field of its own
+_NEEDED = ("action", "reward_components", "memory_written", "error")
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,8 @@ class _Slot:
     def __init__(self, spec: EpisodeSpec, env: gym.Env[Observation, str]) -> None:
         self.spec = spec
         self.env = env
-        self.instructions = _memory_env(env).instructions
+        self.inner = _memory_env(env)
+        self.instructions = ""
         self.observation: Observation = {}
         self.task: Task | None = None
         self.turns: list[Turn] = []
@@ -153,6 +158,7 @@ class _Slot:
                 "rollout needs the dict observation; leave out TextObservation: agents render the text themselves"
             )
         self.observation, self.task = observation, info["task"]
+        self.instructions = self.inner.instructions  # after the reset: a wrapper may have changed the budget
         return self.task
 
     def request(self, seed: int, step: int) -> TurnRequest:
@@ -164,14 +170,18 @@ class _Slot:
         self.error, self.truncated = error, True
 
     def step(self, output: TurnOutput) -> Turn:
-        observation, reward, self.terminated, self.truncated, info = self.env.step(output.text)
+        observation, reward, self.terminated, truncated, info = self.env.step(output.text)
+        self.truncated = truncated and not self.terminated  # TimeLimit reports both for an answer at the last step
+        if missing := [name for name in _NEEDED if name not in info]:
+            raise UserError(f"a wrapper dropped info[{missing[0]!r}]; it must pass on what the environment put there")
+        check_reward(float(reward), info)
         turn = Turn(
             observation=self.observation,
             text=output.text,
             action=info["action"],
             reward=float(reward),
             reward_components=dict(info["reward_components"]),
-            memory=observation["memory"],
+            memory=self.inner.stored_memory,
             memory_written=info["memory_written"],
             n_prompt=output.n_prompt,
             n_output=output.n_output,

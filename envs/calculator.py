@@ -1,7 +1,12 @@
 """The calculator tool: arithmetic on numbers and nothing else.
 
-Invariant: an expression is read as a syntax tree and only numbers, ``+ - * / // % **`` and parentheses are evaluated;
-its length and every intermediate result are bounded before they are computed, so any input ends at once.
+The evaluator is simpleeval's, cut down to four kinds of node, with operators and functions that check sizes.
+
+Invariants:
+    * only plain numbers, ``+ - * / // % **``, parentheses and the functions of ``FUNCTIONS`` are evaluated: no names,
+      no attributes, no strings, no lists, no keywords;
+    * the expression's length and every intermediate result are bounded before they are computed, so that any input
+      ends at once.
 """
 
 from __future__ import annotations
@@ -13,23 +18,95 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from simpleeval import InvalidExpression, SimpleEval
+
 from mempo_env.tools import ToolArgumentError, ToolSpec
 
 MAX_CHARACTERS = 200
 MAX_BITS = 1024
 """Largest magnitude of a whole number, 2**1024, which is also where floating point ends."""
+MAX_DIGITS = 15
+"""Most digits to round to, before or after the point: beyond, a float has none, and 10**digits is computed."""
 
-_ALLOWED = re.compile(r"[0-9.eE+\-*/%() \t]*")
-_BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-    ast.Pow: operator.pow,
+Number = int | float
+
+
+def _bounded(value: Any) -> Number:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ToolArgumentError(f"only {_PERMITTED} are allowed.")
+    if isinstance(value, int):
+        if value.bit_length() > MAX_BITS:
+            raise OverflowError
+    elif not math.isfinite(value):
+        raise OverflowError
+    return value
+
+
+def _bounding(function: Callable[..., Any]) -> Callable[..., Number]:
+    return lambda *values: _bounded(function(*values))
+
+
+def _power(base: Number, exponent: Number) -> Number:
+    """A whole-number power is refused by its size before it is computed; floats overflow by themselves."""
+    if isinstance(base, int) and isinstance(exponent, int):
+        if abs(base) > 1 and (abs(base).bit_length() - 1) * exponent > MAX_BITS:
+            raise OverflowError
+    elif base < 0 and not float(exponent).is_integer():
+        raise ToolArgumentError("a negative number has no real fractional power.")
+    return _bounded(base**exponent)
+
+
+def _round(value: Number, digits: Number = 0) -> Number:
+    """Half to even, as Python rounds; a whole number where no digits after the point are asked for."""
+    if not isinstance(digits, int) or abs(digits) > MAX_DIGITS:
+        raise ToolArgumentError(f"round takes a whole number of digits from -{MAX_DIGITS} to {MAX_DIGITS}.")
+    return _bounded(round(value, digits) if digits > 0 else int(round(value, digits)))
+
+
+def _least(value: Number, *others: Number) -> Number:
+    return min(value, *others) if others else value
+
+
+def _greatest(value: Number, *others: Number) -> Number:
+    return max(value, *others) if others else value
+
+
+FUNCTIONS: dict[str, Callable[..., Number]] = {
+    "abs": _bounding(lambda value: abs(value)),
+    "ceil": _bounding(lambda value: math.ceil(value)),
+    "floor": _bounding(lambda value: math.floor(value)),
+    "max": _bounding(_greatest),
+    "min": _bounding(_least),
+    "round": _round,
+    "sqrt": _bounding(lambda value: math.sqrt(value)),
+    "sum": _bounding(lambda *values: sum(values)),
 }
-_UNARY: dict[type[ast.unaryop], Callable[[Any], Any]] = {ast.UAdd: operator.pos, ast.USub: operator.neg}
+_OPERATORS: dict[type[ast.AST], Callable[..., Number]] = {
+    ast.Add: _bounding(operator.add),
+    ast.Sub: _bounding(operator.sub),
+    ast.Mult: _bounding(operator.mul),
+    ast.Div: _bounding(operator.truediv),
+    ast.FloorDiv: _bounding(operator.floordiv),
+    ast.Mod: _bounding(operator.mod),
+    ast.Pow: _power,
+    ast.UAdd: _bounding(operator.pos),
+    ast.USub: _bounding(operator.neg),
+}
+_PERMITTED = f"plain numbers, + - * / // % **, parentheses and {', '.join(FUNCTIONS)}"
+_ALLOWED = re.compile(rf"(?:[0-9.eE+\-*/%(), \t]|\b(?:{'|'.join(FUNCTIONS)})(?=[ \t]*\())*")
+
+
+class _Arithmetic(SimpleEval):  # type: ignore[misc]  # simpleeval ships no types
+    """simpleeval's walk over the syntax tree, for constants, operators and calls alone."""
+
+    def __init__(self) -> None:
+        super().__init__(operators=_OPERATORS, functions=FUNCTIONS, names={})
+        self.nodes = {
+            ast.Constant: lambda node: _bounded(node.value),
+            ast.UnaryOp: self._eval_unaryop,
+            ast.BinOp: self._eval_binop,
+            ast.Call: self._eval_call,
+        }
 
 
 class Calculator:
@@ -37,7 +114,10 @@ class Calculator:
 
     spec = ToolSpec(
         name="calculator",
-        description="Computes an arithmetic expression with + - * / // % ** and parentheses.",
+        description=(
+            "Computes an arithmetic expression with + - * / // % **, parentheses and the functions "
+            f"{', '.join(FUNCTIONS)}."
+        ),
         parameters={
             "type": "object",
             "properties": {"expression": {"type": "string", "minLength": 1, "maxLength": MAX_CHARACTERS}},
@@ -70,7 +150,7 @@ def evaluate(expression: str) -> int | float:
     """Evaluates an arithmetic expression.
 
     Args:
-        expression: Numbers, ``+ - * / // % **`` and parentheses; at most ``MAX_CHARACTERS`` long.
+        expression: Numbers, ``+ - * / // % **``, parentheses, calls of ``FUNCTIONS``; at most ``MAX_CHARACTERS`` long.
 
     Returns:
         An int where all operations keep whole numbers, else a finite float.
@@ -80,47 +160,23 @@ def evaluate(expression: str) -> int | float:
 
     >>> evaluate("2 * (3 + 4) ** 2")
     98
+    >>> evaluate("round(sqrt(2), 3) + max(1, 2, 3)")
+    4.414
     """
     if len(expression) > MAX_CHARACTERS:
         raise ToolArgumentError(f"an expression may have at most {MAX_CHARACTERS} characters.")
     if not _ALLOWED.fullmatch(expression):
-        raise ToolArgumentError("only plain numbers, + - * / // % ** and parentheses are allowed.")
+        raise ToolArgumentError(f"only {_PERMITTED} are allowed.")
     try:
-        return _value(ast.parse(expression, mode="eval").body)
+        tree = ast.parse(expression, mode="eval").body  # ours: simpleeval would read statements, and warn of them
+        return _bounded(_Arithmetic().eval(expression, previously_parsed=tree))
     except ZeroDivisionError:
         raise ToolArgumentError("the expression divides by zero.") from None
     except OverflowError:
         raise ToolArgumentError("the result is too large.") from None
+    except TypeError:
+        raise ToolArgumentError("a function was given too few or too many numbers.") from None
+    except InvalidExpression:
+        raise ToolArgumentError(f"only {_PERMITTED} are allowed.") from None
     except (SyntaxError, ValueError, RecursionError, MemoryError):
-        raise ToolArgumentError("the expression is not valid arithmetic.") from None
-
-
-def _value(node: ast.expr) -> int | float:
-    if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
-        return _bounded(node.value)
-    if isinstance(node, ast.UnaryOp) and type(node.op) in _UNARY:
-        return _bounded(_UNARY[type(node.op)](_value(node.operand)))
-    if isinstance(node, ast.BinOp) and type(node.op) in _BINARY:
-        left, right = _value(node.left), _value(node.right)
-        if isinstance(node.op, ast.Pow):
-            _check_power(left, right)
-        return _bounded(_BINARY[type(node.op)](left, right))
-    raise ToolArgumentError("only numbers, + - * / // % ** and parentheses are allowed.")
-
-
-def _check_power(base: int | float, exponent: int | float) -> None:
-    """Refuses a whole-number power by its size before it is computed; floats overflow by themselves."""
-    if isinstance(base, int) and isinstance(exponent, int):
-        if abs(base) > 1 and (abs(base).bit_length() - 1) * exponent > MAX_BITS:
-            raise OverflowError
-    elif base < 0 and not float(exponent).is_integer():
-        raise ToolArgumentError("a negative number has no real fractional power.")
-
-
-def _bounded(value: int | float) -> int | float:
-    if isinstance(value, int):
-        if value.bit_length() > MAX_BITS:
-            raise OverflowError
-    elif not math.isfinite(value):
-        raise OverflowError
-    return value
+        raise ToolArgumentError("the expression is not valid arithmetic, or has no real value.") from None

@@ -16,14 +16,16 @@ from .records import Episode, Evidence, Goal, Group, Observation, Passage, Task,
 from .rewards import TurnContext
 from .tokens import RegexTokenCounter, TokenCounter
 from .tools import Tool, ToolArgumentError, ToolSpec
-from .wrappers import TextObservation
+from .wrappers import BlankMemory, BudgetSchedule, ScaleReward, ShuffledMemory, TextObservation
 
 __all__ = [
     "BRIEF",
     "BUDGETS",
     "PAPER",
     "Answer",
+    "BlankMemory",
     "Budget",
+    "BudgetSchedule",
     "Episode",
     "Evidence",
     "FormatError",
@@ -35,7 +37,9 @@ __all__ = [
     "Observation",
     "Passage",
     "RegexTokenCounter",
+    "ScaleReward",
     "Segment",
+    "ShuffledMemory",
     "Task",
     "TextObservation",
     "TokenCounter",

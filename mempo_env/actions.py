@@ -8,7 +8,10 @@ Invariants, held by property tests:
     * every string parses, to a ``ToolCall``, an ``Answer`` or a ``FormatError``; nothing raises;
     * the first closed action block (``tool_call`` or ``answer``) decides, and what follows it has no effect, so that
       ``parse(text[:end_of_action]) == parse(text)`` and a sampler may stop there;
-    * memory is committed if and only if ``<mem>`` was closed before the action decided; the first closed one counts.
+    * memory is committed if and only if ``<mem>`` was closed before the action decided; the first closed one counts
+      (``memory_block``), here and for the credit that ``mempo_env.segments`` hands out;
+    * a ``ToolCall`` holds what JSON can hold (finite numbers) and is nested at most ``MAX_NESTING`` deep, so that
+      whoever copies, stores or prints it by recursion cannot fail on it.
 
 Spans are byte offsets into the UTF-8 encoding. All tags are ASCII, so scanning raw bytes and scanning text that was
 decoded with ``errors="replace"`` find the same blocks.
@@ -17,7 +20,9 @@ decoded with ``errors="replace"`` find the same blocks.
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any
@@ -44,6 +49,10 @@ _SEGMENT_OF = {tag.encode(): segment for segment, tag in TAGS.items()}
 # One pass for all four tags: looking for each of them on its own reads the rest of the output once per absent tag.
 _OPENING = re.compile(b"<(" + b"|".join(_SEGMENT_OF) + b")>")
 _CLOSE = {segment: f"</{tag}>".encode() for segment, tag in TAGS.items()}
+_BRACKET = re.compile(r"[][{}]")
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)  # its end is optional: text without one costs linear time too
+MAX_NESTING = 32
+"""How deep a tool call may nest lists and objects. JSON of a few hundred levels parses, but cannot be stored."""
 ACTION_CLOSERS = tuple(_CLOSE[segment].decode() for segment in ACTION_SEGMENTS)
 """Text that can end an action block: a sampler looks for these before it runs the scanner."""
 
@@ -135,6 +144,15 @@ def scan(data: bytes) -> list[Block]:
             return blocks
 
 
+def memory_block(blocks: Sequence[Block]) -> Block | None:
+    """The block whose text is committed: the first closed ``mem``; None where the old memory stays.
+
+    >>> memory_block(scan(b"<mem>a</mem><mem>b</mem><answer>x</answer>")).end
+    12
+    """
+    return _first_closed(blocks, Segment.MEMORY)
+
+
 def action_end(data: bytes) -> int | None:
     """Returns the byte offset after the first closed action block, or None while there is none.
 
@@ -164,22 +182,23 @@ def parse(text: str) -> ParsedOutput:
     <FormatErrorKind.NO_ACTION: 'no_action'>
     """
     data = encode_text(text)
-    inner: dict[Segment, str] = {}
-    action: Action | None = None
-    for block in scan(data):
-        body = data[block.inner_start : block.inner_end].decode("utf-8", errors="replace")
-        if not block.closed:
-            tag = TAGS[block.segment]
-            action = FormatError(FormatErrorKind.UNCLOSED_BLOCK, f"The {tag} block was never closed.")
-        elif block.segment is Segment.TOOL_CALL:
-            action = _read_tool_call(body)
-        elif block.segment is Segment.ANSWER:
-            action = _read_answer(body)
-        else:
-            inner.setdefault(block.segment, body.strip())
-    if action is None:
+    blocks = scan(data)
+    last = blocks[-1] if blocks else None
+    if last is not None and not last.closed:
+        tag = TAGS[last.segment]
+        action: Action = FormatError(FormatErrorKind.UNCLOSED_BLOCK, f"The {tag} block was never closed.")
+    elif last is not None and last.segment is Segment.TOOL_CALL:
+        action = _read_tool_call(_inner(data, last))
+    elif last is not None and last.segment is Segment.ANSWER:
+        action = _read_answer(_inner(data, last))
+    else:
         action = FormatError(FormatErrorKind.NO_ACTION, "The output had neither a tool_call block nor an answer block.")
-    return ParsedOutput(action, inner.get(Segment.MEMORY), inner.get(Segment.THINK))
+    memory, think = memory_block(blocks), _first_closed(blocks, Segment.THINK)
+    return ParsedOutput(
+        action,
+        None if memory is None else _inner(data, memory).strip(),
+        None if think is None else _inner(data, think).strip(),
+    )
 
 
 def encode_text(text: str) -> bytes:
@@ -196,6 +215,17 @@ def split_answers(body: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in body.split(";"))
 
 
+def _first_closed(blocks: Sequence[Block], segment: Segment) -> Block | None:
+    for block in blocks:
+        if block.segment is segment and block.closed:
+            return block
+    return None
+
+
+def _inner(data: bytes, block: Block) -> str:
+    return data[block.inner_start : block.inner_end].decode("utf-8", errors="replace")
+
+
 def _read_answer(body: str) -> Action:
     if not body.strip(" ;\t\r\n"):
         return FormatError(FormatErrorKind.EMPTY_ANSWER, "The answer was empty.")
@@ -204,9 +234,9 @@ def _read_answer(body: str) -> Action:
 
 def _read_tool_call(body: str) -> Action:
     try:
-        call = json.loads(body, parse_constant=_reject_constant)
-    except (ValueError, RecursionError):
-        return FormatError(FormatErrorKind.BAD_JSON, "The tool call was not valid JSON.")
+        call = _decode(body)
+    except ValueError as problem:
+        return FormatError(FormatErrorKind.BAD_JSON, f"The tool call {problem}.")
     if not isinstance(call, dict) or not isinstance(call.get("name"), str):
         return FormatError(
             FormatErrorKind.BAD_CALL, 'A tool call is one JSON object: {"name": "..", "arguments": {..}}.'
@@ -214,13 +244,51 @@ def _read_tool_call(body: str) -> Action:
     arguments = call.get("arguments", {})
     if isinstance(arguments, str):  # some models write the arguments as a JSON string
         try:
-            arguments = json.loads(arguments, parse_constant=_reject_constant)
-        except (ValueError, RecursionError):
-            return FormatError(FormatErrorKind.BAD_JSON, "The tool call's arguments were not valid JSON.")
+            arguments = _decode(arguments)
+        except ValueError as problem:
+            return FormatError(
+                FormatErrorKind.BAD_JSON, f"The tool call's arguments {problem}.".replace(" was ", " were ")
+            )
     if not isinstance(arguments, dict):
         return FormatError(FormatErrorKind.BAD_CALL, "The tool call's arguments must be a JSON object.")
     return ToolCall(call["name"], arguments)
 
 
+def _decode(text: str) -> Any:
+    """Reads JSON.
+
+    Raises:
+        ValueError: It is none, or nested too deeply; the message completes a sentence.
+    """
+    # Told from the text: how deep the parser itself can go depends on how deep the stack is when it is called.
+    if text.count("[") + text.count("{") > MAX_NESTING and _nesting(text) > MAX_NESTING:
+        raise ValueError(f"was nested more than {MAX_NESTING} deep")
+    try:
+        return _JSON.decode(text)
+    except ValueError:
+        raise ValueError("was not valid JSON") from None
+
+
+def _nesting(text: str) -> int:
+    """Deepest nesting of brackets outside strings, or the first depth beyond ``MAX_NESTING``."""
+    depth = deepest = 0
+    for bracket in _BRACKET.findall(_STRING.sub("", text)):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
+        if deepest > MAX_NESTING:
+            break
+    return deepest
+
+
 def _reject_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
+
+
+def _finite(literal: str) -> float:
+    number = float(literal)
+    if not math.isfinite(number):  # "1e999" is JSON, but what it would be read as is none
+        raise ValueError(f"{literal} is too large")
+    return number
+
+
+_JSON = json.JSONDecoder(parse_constant=_reject_constant, parse_float=_finite)

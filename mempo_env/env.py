@@ -31,7 +31,7 @@ from .records import Observation, Task, goal_range
 from .rewards import OutcomeMode, RewardHook, TurnContext, hook_components, outcome_reward
 from .spaces import SAMPLE_OUTPUTS, Unicode
 from .tokens import RegexTokenCounter, TokenCounter
-from .tools import Tool, ToolArgumentError, escape_tags
+from .tools import Tool, ToolArgumentError, escape_tags, printable
 
 
 class MemoryEnv(gym.Env[Observation, str], ABC):
@@ -103,6 +103,7 @@ class MemoryEnv(gym.Env[Observation, str], ABC):
         self.observation_space = cast("gym.Space[Observation]", fields)
         self.action_space = Unicode(samples=SAMPLE_OUTPUTS)
         self._task: Task | None = None
+        self._memory = ""
 
     # What an author supplies ------------------------------------------------------------------------------------------
 
@@ -257,7 +258,7 @@ class MemoryEnv(gym.Env[Observation, str], ABC):
         return self._observation(), float(sum(components.values())), terminated, truncated, info
 
     def render(self) -> str | None:
-        """The last output and the current observation as text (``render_mode="ansi"``)."""
+        """The last output and the current observation, as text that a terminal shows and does not obey (``ansi``)."""
         if self.render_mode != "ansi" or self._task is None:
             return None
         observation = self._observation()
@@ -265,7 +266,7 @@ class MemoryEnv(gym.Env[Observation, str], ABC):
         if self._last_output:
             parts.append(f"output:      {self._last_output}")
         parts += [f"{name + ':':12} {text}" for name, text in observation.items()]
-        return "\n".join(parts)
+        return printable("\n".join(parts))
 
     # What callers may read --------------------------------------------------------------------------------------------
 
@@ -275,6 +276,11 @@ class MemoryEnv(gym.Env[Observation, str], ABC):
         return build_instructions(
             [tool.spec for tool in self.tools], self.budget, self.memory_mode, self.instruction_style
         )
+
+    @property
+    def stored_memory(self) -> str:
+        """The memory as stored, whatever a wrapper shows in its place; empty before the first reset."""
+        return self._memory
 
     @property
     def task(self) -> Task:

@@ -7,11 +7,12 @@ Invariant: ``reward == sum(reward_components.values())`` at every step. The hook
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from .actions import Action
+from .errors import UserError
 from .metrics import AnswerScores
 from .records import Task
 
@@ -80,3 +81,21 @@ def hook_components(value: float | dict[str, float]) -> dict[str, float]:
     if not all(math.isfinite(part) for part in parts.values()):
         raise ValueError(f"the reward hook returned {value!r}; every part must be a finite number")
     return {name: float(part) for name, part in parts.items()}
+
+
+def check_reward(reward: float, info: Mapping[str, Any]) -> None:
+    """Refuses a reward that is not the sum of its parts: a wrapper changed the one and not the others.
+
+    Args:
+        reward: What a step returned.
+        info: What it returned beside it.
+
+    Raises:
+        UserError: The parts are missing or do not sum to the reward; says what to use instead.
+    """
+    parts = info.get("reward_components")
+    if parts is None or not math.isclose(reward, sum(parts.values()), rel_tol=1e-6, abs_tol=1e-9):
+        raise UserError(
+            f"a wrapper changed the reward to {reward} and left its parts, info['reward_components'], at {parts}; use "
+            "mempo_env.ScaleReward or a reward_hook in its place"
+        )

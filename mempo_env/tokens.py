@@ -6,6 +6,7 @@ the environment's arguments, so that a replay counts alike.
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Protocol, runtime_checkable
 
@@ -41,13 +42,13 @@ class RegexTokenCounter:
 
     def count(self, text: str) -> int:
         """Number of tokens of ``text``."""
-        return sum(1 for _ in self._TOKEN.finditer(text))
+        return len(self._TOKEN.findall(text))
 
     def truncate(self, text: str, n: int) -> str:
         """The longest prefix of ``text`` that has at most ``n`` tokens."""
-        end = 0
-        for index, match in enumerate(self._TOKEN.finditer(text)):
-            if index == n:
-                return text[:end]
-            end = match.end()
-        return text
+        if len(text) <= n:  # a token has one character at least
+            return text
+        # The last token that fits and the first that does not; the others are skipped without a loop in Python.
+        ends = [match.end() for match in itertools.islice(self._TOKEN.finditer(text), max(n - 1, 0), n + 1)]
+        fits = len(ends) <= (1 if n else 0)
+        return text if fits else text[: ends[0] if n else 0]

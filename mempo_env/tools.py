@@ -8,6 +8,7 @@ Results are data: the environment escapes our tags in them before the agent sees
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -49,7 +50,10 @@ class Tool(Protocol):
         ...
 
 
-_OWN_TAG = re.compile(r"<(?=/?(?:" + "|".join(TAGS.values()) + r")>)")
+# Looser than the grammar, which takes "<mem>" alone: what merely looks like a tag (another case, white space, an
+# attribute, no end) is copied by a model as readily. Look-alikes in Unicode are left alone: they are other tokens, and
+# text in their own right. Possessive, so that a megabyte of white space costs no more than its length.
+_OWN_TAG = re.compile(r"<(?=\s*+(?:/\s*+)?(?:" + "|".join(TAGS.values()) + r")\b)", re.IGNORECASE)
 
 
 def escape_tags(text: str) -> str:
@@ -57,7 +61,31 @@ def escape_tags(text: str) -> str:
 
     Lone surrogates, which a call's JSON escapes can carry and no tokenizer can encode, become ``?``.
 
-    >>> escape_tags("a <b> </answer>")
-    'a <b> &lt;/answer>'
+    >>> escape_tags("a <b> </answer> < MEM x=1>")
+    'a <b> &lt;/answer> &lt; MEM x=1>'
     """
-    return _OWN_TAG.sub("&lt;", encode_text(text).decode())
+    encodable = encode_text(text).decode()
+    return _OWN_TAG.sub("&lt;", encodable) if "<" in encodable else encodable
+
+
+def printable(text: str) -> str:
+    r"""Text for a terminal: whatever would act there or not be seen is written as an escape.
+
+    That is: control characters but for line feed and tab (a terminal obeys ``ESC``), format characters (they reorder or
+    hide what stands around them), lone surrogates, and Unicode's own line separators.
+
+    >>> printable("a\x1b[2Jb\u202ec\n")
+    'a\\x1b[2Jb\\u202ec\n'
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        sign if sign in "\n\t" or unicodedata.category(sign) not in _ACTING else _escape(sign) for sign in text
+    )
+
+
+_ACTING = frozenset(("Cc", "Cf", "Cs", "Zl", "Zp"))
+
+
+def _escape(sign: str) -> str:
+    return sign.encode("unicode_escape").decode("ascii")

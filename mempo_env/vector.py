@@ -30,7 +30,9 @@ class ThreadPoolVectorEnv(SyncVectorEnv[Any, Any]):
         num_envs: How many.
         env_id: Which, as for ``gym.make``. For an id of your own, register a function with that id bound:
             ``functools.partial(ThreadPoolVectorEnv, env_id="mine:Mine-v0")``.
-        text: Whether observations are single strings (``TextObservation``); ``make_vec`` refuses wrappers here.
+        text: Whether observations are single strings (``TextObservation``).
+        env_wrappers: Applied to each environment, innermost first, before ``text``; ``make_vec`` itself refuses
+            ``wrappers`` where an id brings a vector environment of its own. ``functools.partial`` gives them arguments.
         max_workers: Threads; by default one per environment, at most four per core.
         **env_kwargs: Arguments of each environment.
 
@@ -44,6 +46,7 @@ class ThreadPoolVectorEnv(SyncVectorEnv[Any, Any]):
         env_id: str = "mempo_env:MemPO-MultiGoal-v0",
         *,
         text: bool = False,
+        env_wrappers: Sequence[Callable[[gym.Env[Any, str]], gym.Env[Any, str]]] = (),
         max_workers: int | None = None,
         **env_kwargs: Any,
     ) -> None:
@@ -52,6 +55,8 @@ class ThreadPoolVectorEnv(SyncVectorEnv[Any, Any]):
 
         def make() -> gym.Env[Any, str]:
             env: gym.Env[Any, str] = gym.make(env_id, **env_kwargs)
+            for wrap in env_wrappers:
+                env = wrap(env)
             return TextObservation(env) if text else env
 
         super().__init__([make] * num_envs)

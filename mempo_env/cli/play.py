@@ -1,7 +1,8 @@
 """``mempo play``: a person plays an episode in the terminal, under the rules that the policy plays by.
 
 Invariants:
-    * needs no torch; what is shown is the observation a policy would be given;
+    * needs no torch; what is shown is the observation a policy would be given, with what a terminal would obey or hide
+      written as escapes: tasks and passages come from files of others;
     * gold answers are shown after the episode has ended, never before.
 """
 
@@ -76,11 +77,12 @@ def play(flags: PlayFlags, console: Any) -> None:
     from mempo_env.agents.rollout import EnvPool, EpisodeSpec, rollout
     from mempo_env.agents.scripted import PersonAgent, PersonLeft
     from mempo_env.envs.making import make_env
+    from mempo_env.tools import printable
 
     settings = {name: getattr(flags, name) for name in ("goals", "dataset", "budget", "split")}
 
     def show(text: str) -> None:
-        console.print(text, markup=False, highlight=False)
+        console.print(printable(text), markup=False, highlight=False, emoji=False)
 
     person = PersonAgent(lambda prompt: str(console.input(prompt)), show)
     with EnvPool(lambda: make_env(flags.env, data=list(flags.data) or None, **settings)) as envs:

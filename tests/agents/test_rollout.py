@@ -24,6 +24,7 @@ from mempo_env.metrics import token_costs
 from mempo_env.records import Goal, Task, Turn
 from mempo_env.rewards import TurnContext
 from mempo_env.tools import Tool, ToolSpec
+from mempo_env.wrappers import BlankMemory, BudgetSchedule, ScaleReward
 
 CALL = '<mem>m{turn}</mem><tool_call>{{"name": "ping", "arguments": {{}}}}</tool_call>'
 
@@ -290,9 +291,57 @@ def test_wrappers_are_respected() -> None:
     assert episode.turns[0].observation["task"].startswith("NUMBER")
 
 
+def test_a_turn_tells_what_was_shown_and_what_was_stored() -> None:
+    turns = rollout(IdAgent(), lambda: BlankMemory(PingEnv()), specs_of(2), seed=0, step=0)[0].turns
+    assert [turn.observation["memory"] for turn in turns] == ["", "", ""]
+    assert [turn.memory for turn in turns] == ["m0", "m1", "last"]
+
+
+def test_instructions_follow_a_budget_that_changes_with_the_episode() -> None:
+    asked: list[str] = []
+
+    class Asking(IdAgent):
+        def act(self, requests: Sequence[TurnRequest]) -> list[TurnOutput]:
+            asked.extend(request.instructions for request in requests)
+            return super().act(requests)
+
+    stages = [{"memory_tokens": 100}, {"memory_tokens": 50}]
+    with EnvPool(lambda: BudgetSchedule(PingEnv(), stages, episodes_per_stage=1)) as pool:
+        for step in range(2):
+            episode = rollout(Asking(), pool, specs_of(0), seed=0, step=step)[0]
+            assert episode.turns[0].info["budget_stage"] == step
+    assert [text.count("At most 100 tokens") for text in asked] == [1, 0]
+    assert [text.count("At most 50 tokens") for text in asked] == [0, 1]
+
+
+def test_a_time_limit_truncates_and_an_answer_at_it_terminates() -> None:
+    def limited() -> gym.Env[Any, Any]:
+        return gym.wrappers.TimeLimit(PingEnv(), 2)
+
+    answered, cut = rollout(IdAgent(), limited, specs_of(1, 4), seed=0, step=0)
+    assert (answered.terminated, answered.truncated, len(answered.turns)) == (True, False, 2)
+    assert (cut.terminated, cut.truncated, len(cut.turns), cut.error) == (False, True, 2, None)
+    assert answered.outcome == 1.0
+
+
+def test_scaled_rewards_reach_the_return() -> None:
+    episode = rollout(IdAgent(), lambda: ScaleReward(PingEnv(reward_hook=hook), 2), specs_of(1), seed=0, step=0)[0]
+    assert episode.episode_return == 15.0
+    assert episode.outcome == 1.0
+    assert all(turn.reward == sum(turn.reward_components.values()) for turn in episode.turns)
+
+
+class Forgetful(gym.Wrapper):  # type: ignore[type-arg]
+    def step(self, action: str) -> Any:
+        observation, reward, terminated, truncated, _ = self.env.step(action)
+        return observation, reward, terminated, truncated, {}
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: gym.wrappers.TransformReward(PingEnv(), lambda reward: 2 * reward), "ScaleReward or a reward_hook"),
+        (lambda: Forgetful(PingEnv()), "a wrapper dropped"),
         (lambda: AsText(PingEnv()), "TextObservation"),
         (lambda: gym.make("CartPole-v1"), "is no mempo_env.env.MemoryEnv"),
     ],

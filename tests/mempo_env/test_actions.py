@@ -1,17 +1,21 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mempo_env.actions import (
     ACTION_SEGMENTS,
+    MAX_NESTING,
     TAGS,
     Answer,
     FormatError,
     FormatErrorKind,
     Segment,
     ToolCall,
+    _nesting,
     action_end,
     encode_text,
     parse,
@@ -34,6 +38,10 @@ PIECES += [
 ]
 OUTPUTS = st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=4)), max_size=14).map("".join)
 CALL = '<tool_call>{"name": "search", "arguments": {"queries": ["q"]}}</tool_call>'
+
+
+def nested_call(depth: int) -> str:
+    return f'<tool_call>{{"name": "a", "arguments": {{"x": {"[" * depth}{"]" * depth}}}}}</tool_call>'
 
 
 @given(OUTPUTS)
@@ -117,6 +125,9 @@ def test_memory_commits_if_and_only_if_it_is_closed(text: str, memory: str | Non
         ('<tool_call>{"name": "a", "arguments": {"x": NaN}}</tool_call>', FormatErrorKind.BAD_JSON),
         ('<tool_call>{"name": "a", "arguments": "{"}</tool_call>', FormatErrorKind.BAD_JSON),
         ("<tool_call>" + "[" * 100_000 + "</tool_call>", FormatErrorKind.BAD_JSON),
+        ('<tool_call>{"name": "a", "arguments": {"x": 1e999}}</tool_call>', FormatErrorKind.BAD_JSON),
+        (nested_call(40), FormatErrorKind.BAD_JSON),
+        (nested_call(600), FormatErrorKind.BAD_JSON),
         ("<tool_call>[1]</tool_call>", FormatErrorKind.BAD_CALL),
         ('<tool_call>{"arguments": {}}</tool_call>', FormatErrorKind.BAD_CALL),
         ('<tool_call>{"name": "a", "arguments": [1]}</tool_call>', FormatErrorKind.BAD_CALL),
@@ -134,6 +145,26 @@ def test_format_errors_of_the_grammar(text: str, kind: FormatErrorKind) -> None:
 def test_arguments_may_be_a_json_string() -> None:
     call = parse('<tool_call>{"name": "search", "arguments": "{\\"queries\\": [\\"q\\"]}"}</tool_call>').action
     assert call == ToolCall("search", {"queries": ["q"]})
+
+
+@pytest.mark.parametrize(("depth", "fits"), [(1, True), (MAX_NESTING - 2, True), (MAX_NESTING - 1, False)])
+def test_nesting_is_bounded(depth: int, fits: bool) -> None:
+    assert isinstance(parse(nested_call(depth)).action, ToolCall) is fits  # call and arguments are a level each
+
+
+@given(
+    st.recursive(
+        st.text('[]{}\\"a') | st.integers(),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text('[{\\"', max_size=3), inner, max_size=3),
+        max_leaves=40,
+    )
+)
+def test_brackets_inside_strings_are_no_nesting(value: object) -> None:
+    def depth(part: object) -> int:
+        inner = list(part.values()) if isinstance(part, dict) else part if isinstance(part, list) else None
+        return 0 if inner is None else 1 + max(map(depth, inner), default=0)
+
+    assert _nesting(json.dumps(value)) == min(depth(value), MAX_NESTING + 1)
 
 
 def test_answers_keep_their_places() -> None:

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mempo_env.actions import TAGS, Segment, encode_text, parse, scan
+from mempo_env.actions import TAGS, Segment, encode_text, memory_block, parse, scan
 from mempo_env.segments import token_segments
 
 PIECES = [f"<{slash}{tag}>" for tag in TAGS.values() for slash in ("", "/")] + ["<", "/>", "é", "文", "\ud800", " "]
@@ -13,8 +14,11 @@ OUTPUTS = st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=4)), max_
 
 
 def segment_at(data: bytes, position: int) -> int:
-    """The segment of one byte, the slow way."""
-    return next((int(b.segment) for b in scan(data) if b.start <= position < b.end), int(Segment.OTHER))
+    """The segment of one byte, the slow way: what is in a memory block that is not the stored one is other."""
+    blocks = scan(data)
+    closed = [b for b in blocks if b.segment is Segment.MEMORY and b.closed]
+    credited = [b for b in blocks if b.segment is not Segment.MEMORY or b in closed[:1]]
+    return next((int(b.segment) for b in credited if b.start <= position < b.end), int(Segment.OTHER))
 
 
 @given(OUTPUTS, st.data())
@@ -29,13 +33,38 @@ def test_a_token_takes_the_segment_of_its_first_byte(text: str, draw: st.DataObj
 
 
 @given(OUTPUTS)
-def test_single_bytes_give_back_the_memory(text: str) -> None:
+def test_the_bytes_labelled_memory_are_those_of_the_memory_that_is_committed(text: str) -> None:
+    """Parse and segments agree: what they label, read as an output of its own, commits the same memory."""
     data = encode_text(text)
     labels = token_segments([data[at : at + 1] for at in range(len(data))])
-    blocks = [block for block in scan(data) if block.segment is Segment.MEMORY and block.closed]
-    if blocks and parse(text).memory is not None:
-        block = blocks[0]
-        assert set(labels[block.start : block.end]) == {int(Segment.MEMORY)}
+    places = [at for at, label in enumerate(labels) if label == Segment.MEMORY]
+    memory = parse(text).memory
+    if memory is None:
+        assert places == []
+        return
+    assert places == list(range(places[0], places[-1] + 1))
+    labelled = data[places[0] : places[-1] + 1].decode("utf-8", errors="replace")
+    assert labelled.startswith("<mem>")
+    assert labelled.endswith("</mem>")
+    assert labelled.count("</mem>") == 1
+    assert parse(labelled).memory == memory
+    block = memory_block(scan(data))
+    assert block is not None
+    assert (places[0], places[-1] + 1) == (block.start, block.end)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "labels"),
+    [
+        ((b"<mem>a</mem>", b"<mem>b</mem>", b"<answer>x</answer>"), (1, 0, 4)),  # the second is not stored
+        ((b"<mem>a</mem>", b"<mem>b", b"c"), (1, 0, 0)),  # nor is one that was never closed
+        ((b"<mem>", b"<mem>a</mem>", b"b</mem>"), (1, 1, 0)),  # the inner tag is text; the first closing tag ends it
+        ((b"<think><mem>a</mem></think>", b"<mem>b</mem>"), (2, 1)),
+        ((b"<answer>x</answer>", b"<mem>b</mem>"), (4, 0)),  # the action had decided
+    ],
+)
+def test_only_the_stored_block_is_memory(tokens: tuple[bytes, ...], labels: tuple[int, ...]) -> None:
+    assert token_segments(tokens) == labels
 
 
 def test_a_token_across_two_tags_belongs_to_the_first() -> None:
