@@ -94,6 +94,67 @@ def load_corpus(path: str | Path) -> tuple[Passage, ...]:
     return tuple(passages)
 
 
+@dataclass(frozen=True)
+class DocumentRow:
+    """A row of a documents file.
+
+    Attributes:
+        id: Unique in its file.
+        text: The document, where the row does not cut it itself; else empty.
+        chunks: Its parts in order, where the row gives them; else empty.
+        questions: What can be asked about it.
+        where: ``file:line``, for messages.
+    """
+
+    id: str
+    text: str
+    chunks: tuple[str, ...]
+    questions: tuple[Question, ...]
+    where: str
+
+
+def load_document_rows(path: str | Path) -> tuple[DocumentRow, ...]:
+    """Reads a documents file: rows ``{id?, text | chunks, questions: [{question, answers}]}``; other fields are ignored.
+
+    Args:
+        path: ``.jsonl`` or ``.jsonl.gz``.
+
+    Returns:
+        The rows in the file's order; one without an id is called by its line.
+
+    Raises:
+        UserError: The file is missing, cannot be read, is empty or has a bad row.
+    """
+    rows: list[DocumentRow] = []
+    seen: set[str] = set()
+    for where, row in _rows(Path(path)):
+        name = _text(row, "id", where) if "id" in row else where.rpartition(":")[2]
+        if name in seen:
+            raise UserError(f"{where}: the id {name!r} occurs twice; ids must be unique")
+        seen.add(name)
+        if ("text" in row) == ("chunks" in row):
+            raise UserError(f"{where}: give the document as 'text' or as 'chunks', one of the two")
+        text, chunks = (_text(row, "text", where), ()) if "text" in row else ("", _texts(row, "chunks", where))
+        asked = row.get("questions")
+        if not isinstance(asked, list) or not asked or not all(isinstance(each, dict) for each in asked):
+            raise UserError(f"{where}: 'questions' must be a list of objects with question and answers, one at least")
+        if "chunks" in row and not chunks:
+            raise UserError(f"{where}: 'chunks' is empty; a document has at least one")
+        questions = []
+        for number, each in enumerate(asked, start=1):
+            at = f"{where}, question {number}"
+            answers = _texts(each, "answers", at)
+            if not answers:
+                raise UserError(f"{at}: 'answers' is empty; give at least one gold answer")
+            if ";" in (question := _text(each, "question", at)) + answers[0]:
+                raise UserError(f"{at}: ';' separates questions and answers; write another sign, or another answer first")
+            questions.append(Question(f"{name}/{number}", question, answers, "document", (), at))
+        rows.append(DocumentRow(name, text, chunks, tuple(questions), where))
+    if not rows:
+        raise UserError(f"{path} has no rows; give a file with at least one document")
+    return tuple(rows)
+
+
 def find_file(folder: Path, stem: str) -> Path | None:
     """The file ``stem.jsonl`` or ``stem.jsonl.gz`` of a folder, or None; the plain one first."""
     return next((path for suffix in (".jsonl", ".jsonl.gz") if (path := folder / (stem + suffix)).is_file()), None)

@@ -1,6 +1,6 @@
 """Memory as policy: environments and learners for language agents that rewrite their own short memory at every turn.
 
-Importing this package registers ``MemPO-MultiGoal-v0`` with Gymnasium and loads the contract: what an episode is.
+Importing this package registers the environments (``ENVIRONMENTS``) with Gymnasium and loads the contract: what an episode is.
 
 Invariant: the import needs gymnasium and numpy only, never torch or transformers, and stays under half a second; an
 environment's own code is imported when it is made.
@@ -21,6 +21,7 @@ from .wrappers import TextObservation
 __all__ = [
     "BRIEF",
     "BUDGETS",
+    "ENVIRONMENTS",
     "PAPER",
     "Answer",
     "Budget",
@@ -50,16 +51,19 @@ __all__ = [
 ]
 
 MULTI_GOAL_ID = "MemPO-MultiGoal-v0"
+ENVIRONMENTS = {
+    MULTI_GOAL_ID: "mempo_env.envs.multi_goal:MultiGoalEnv",
+    "MemPO-LongDocument-v0": "mempo_env.envs.long_document:LongDocumentEnv",
+    "MemPO-Ledger-v0": "mempo_env.envs.ledger:LedgerEnv",
+}
+"""Where the code of each environment of the project is."""
 
 
 def register_envs() -> None:
     """Registers the environments with Gymnasium, by the place of their code; safe to call again."""
-    if MULTI_GOAL_ID not in gym.registry:
-        gym.register(
-            MULTI_GOAL_ID,
-            entry_point="mempo_env.envs.multi_goal:MultiGoalEnv",
-            vector_entry_point="mempo_env.vector:ThreadPoolVectorEnv",
-        )
+    for env_id, place in ENVIRONMENTS.items():
+        if env_id not in gym.registry:
+            gym.register(env_id, entry_point=place, vector_entry_point="mempo_env.vector:ThreadPoolVectorEnv")
 
 
 register_envs()
