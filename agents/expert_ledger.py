@@ -33,6 +33,7 @@ from .reading_expert import Note, ReadingExpert, plain_note
 _SUM = re.compile(r"q(\d+) = (.+)")
 _CALCULATED = re.compile(r"\s*([^=]+?) = (-?\d+)")
 _WHOLE = re.compile(r"-?\d+")
+_OPEN = re.compile(r"\d+(?: [+-] \d+)+")
 _NAMES = frozenset(NAMES)
 
 
@@ -85,7 +86,7 @@ class LedgerExpert(ReadingExpert):
             return self.read()
         for text in sums.values():
             for part in text.split(", "):
-                if text != UNKNOWN and not _WHOLE.fullmatch(part) and self.may_call(request):
+                if _OPEN.fullmatch(part) and self.may_call(request):
                     call = f"{CALCULATION_HEAD}{json.dumps(part)[1:-1]}{CALCULATION_TAIL}"
                     return "compute", f"<tool_call>{call}</tool_call>"
         return "answer now", f"<answer>{self.answers(request.task, SEPARATOR.join(notes))}</answer>"

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from ..envs.reading import PAST_END, call_block
 from .base import TurnRequest
+from .expert import UNKNOWN
 from .notes import fit_notes, garble, irrelevant_sentences
 from .scripted_expert import ScriptedExpert
 from .textual import slot_rng
@@ -30,7 +31,7 @@ class Note(NamedTuple):
 def plain_note(text: str) -> Note:
     """A note of one form whose last word is the value."""
     about, _, value = text.rpartition(" ")
-    return Note((text,), about, value)
+    return Note((text,), about, "" if value == UNKNOWN else value)
 
 
 class ReadingExpert(ScriptedExpert):
