@@ -4,7 +4,7 @@ Of a drawn document it keeps every fact in the form in which it was read, ``Mira
 where the questions are known from the start, those facts that one of them may rest on. It reads facts and questions
 themselves, never the gold evidence, so that with questions at the end it cannot know which facts will be asked.
 
-Of a document from files it keeps the extracts around the gold answers, as the expert of ``MemPO-MultiGoal-v0`` does, and
+Of a document from files it keeps the extracts around the gold answers, as the expert of ``MemPO-MultiGoal-v0`` does;
 so it must know the questions from the start.
 
 Invariants:
@@ -19,12 +19,10 @@ from collections.abc import Mapping, Sequence
 
 from mempo_env.errors import UserError
 from mempo_env.records import Goal, Task
-from mempo_env.tools import escape_tags
 
 from ..envs.closed_world import NUMBER_RELATION
 from ..envs.document_world import FACT
 from ..envs.long_document import READ
-from ..envs.reading import QUESTIONS_HEAD
 from .base import TurnRequest
 from .expert import UNKNOWN
 from .notes import SEPARATOR, fact_seen, note_forms, split_memory
@@ -49,8 +47,7 @@ class DocumentExpert(ReadingExpert):
         Raises:
             UserError: A document from files, with the questions at its end.
         """
-        task, observation = request.task, request.observation
-        known_questions = observation["task"] == escape_tags(task.text)
+        task, known_questions = request.task, self.knows_questions(request)
         if any(goal.kind == "document" for goal in task.goals):
             if not known_questions:
                 raise UserError(
@@ -58,16 +55,16 @@ class DocumentExpert(ReadingExpert):
                     "questions='start', or do without a warm start and ceilings"
                 )
             return self._extracts(request)
-        facts, others = _read_memory(observation["memory"])
-        result = observation["tool_result"]
-        text = result if known_questions else result.rpartition(QUESTIONS_HEAD)[0] or result
-        stated = [match.groups() for match in FACT.finditer(text)]
+        facts, others = _read_memory(request.observation["memory"])
+        stated = [match.groups() for match in FACT.finditer(self.shown_part(request))]
         for person, relation, value in stated:
             if not known_questions or _may_matter(person, relation, task.goals):
                 facts.pop((person, relation), None)  # the latest goes last, whether it is new or not
                 facts[person, relation] = value
         notes = [plain_note(f"{person} {relation} {value}") for (person, relation), value in facts.items()]
-        return self.flawed(request, [*notes, *(Note((other,)) for other in others)], [" ".join(fact) for fact in stated])
+        return self.flawed(
+            request, [*notes, *(Note((other,)) for other in others)], [" ".join(fact) for fact in stated]
+        )
 
     def decide(self, request: TurnRequest, notes: list[str]) -> tuple[str, str]:
         """The next chunk, or the answer."""

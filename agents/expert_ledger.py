@@ -2,8 +2,8 @@
 
 While it reads it keeps every record that stands, as it was read, ``5 Ada gains 14`` (of the accounts asked about alone,
 where the questions are known). When it has read all it writes down in their place what is to be computed for each
-question, ``q1 = 14 + 20``, has the calculator compute one expression a turn, and answers when each is a number. It reads
-lines and questions themselves, never the gold evidence.
+question, ``q1 = 14 + 20``, has the calculator compute one expression a turn, and answers when each is a number. It
+reads lines and questions themselves, never the gold evidence.
 
 Invariants:
     * a note enters a memory only when the shown result states it, or when it follows from the shown memory and result;
@@ -19,12 +19,10 @@ from typing import NamedTuple
 
 from mempo_env.errors import UserError
 from mempo_env.records import Task
-from mempo_env.tools import escape_tags
 
 from ..envs.closed_world import NAMES
 from ..envs.ledger import CALCULATION_HEAD, CALCULATION_TAIL, NEXT_RECORDS
 from ..envs.ledger_world import BALANCE, COUNT, DIFFERENCE, GAINS, LARGER, LINE, RECORD, TOTAL
-from ..envs.reading import QUESTIONS_HEAD
 from .base import TurnRequest
 from .expert import UNKNOWN
 from .notes import SEPARATOR, split_memory
@@ -67,10 +65,8 @@ class LedgerExpert(ReadingExpert):
             if done := _CALCULATED.fullmatch(result):
                 sums = {question: _insert(text, done[1], done[2]) for question, text in sums.items()}
         else:
-            known_questions = request.observation["task"] == escape_tags(task.text)
-            text = result if known_questions else result.rpartition(QUESTIONS_HEAD)[0] or result
-            asked = set(re.findall(r"\w+", task.text)) if known_questions else _NAMES
-            records, facts = _apply(records, text, asked)
+            asked = set(re.findall(r"\w+", task.text)) if self.knows_questions(request) else _NAMES
+            records, facts = _apply(records, self.shown_part(request), asked)
             if not self.wants_to_read(request):
                 sums = {at: to_compute(goal.question, records) for at, goal in enumerate(task.goals, start=1)}
         if sums:
@@ -170,7 +166,9 @@ def _read(notes: Sequence[str]) -> _Memory:
     return memory
 
 
-def _apply(records: dict[int, Entry], text: str, asked: frozenset[str] | set[str]) -> tuple[dict[int, Entry], list[str]]:
+def _apply(
+    records: dict[int, Entry], text: str, asked: frozenset[str] | set[str]
+) -> tuple[dict[int, Entry], list[str]]:
     """Records after the lines of a batch, and the lines themselves without their full stop."""
     records, facts = dict(records), []
     for line in LINE.finditer(text):

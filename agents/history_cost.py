@@ -98,9 +98,9 @@ def _memory_costs(episode: Episode, tokens: Tokens, instructions: str) -> list[i
 def _history_costs(episode: Episode, tokens: Tokens, instructions: str) -> list[int]:
     """Input and output tokens of each turn with full history.
 
-    The chat of a turn is the beginning of the last turn's, and a message adds as many tokens wherever it stands, so that
-    each is counted once; to count every chat whole would take a time quadratic in the turns. Chats half-way and at the
-    end are counted whole nevertheless; where a template does not add up, all are.
+    The chat of a turn is the beginning of the last turn's, and a message adds as many tokens wherever it stands, so
+    that each is counted once; to count every chat whole would take a time quadratic in the turns. The chats half-way
+    and at the end are counted whole nevertheless; where a template does not add up, all are.
     """
     turns = len(episode.turns)
     chat = HistoryContext().messages(_request(episode, turns - 1, instructions))

@@ -10,7 +10,9 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..envs.reading import PAST_END, call_block
+from mempo_env.tools import escape_tags
+
+from ..envs.reading import PAST_END, QUESTIONS_HEAD, call_block
 from .base import TurnRequest
 from .expert import UNKNOWN
 from .notes import fit_notes, garble, irrelevant_sentences
@@ -48,6 +50,18 @@ class ReadingExpert(ScriptedExpert):
         shown = _POSITION.match(result)
         return not (shown and shown[1] == shown[2]) and self.may_call(request)
 
+    def knows_questions(self, request: TurnRequest) -> bool:
+        """Whether the task shows the questions already."""
+        return request.observation["task"] == escape_tags(request.task.text)
+
+    def shown_part(self, request: TurnRequest) -> str:
+        """The part that the result shows, without its number and the questions after it; empty if it shows none."""
+        result = request.observation["tool_result"]
+        if not (shown := _POSITION.match(result)):
+            return ""
+        part = result[shown.end() :]
+        return part if self.knows_questions(request) else part.rpartition(QUESTIONS_HEAD)[0] or part
+
     def may_call(self, request: TurnRequest) -> bool:
         """Whether the budget has a call left, and a turn for the answer after it."""
         spent = int(str(request.history[-1].info.get("tool_calls", 0))) if request.history else 0
@@ -79,8 +93,7 @@ class ReadingExpert(ScriptedExpert):
                 forms = garble(forms, note.about, note.value, f"{result}\n{memory}", rng)
             kept.append(forms)
         if rng.random() < flaws.bloat:
-            shown = _POSITION.match(result)
-            sentences = irrelevant_sentences(result[shown.end() :] if shown else "", (), facts)
+            sentences = irrelevant_sentences(self.shown_part(request), (), facts)
             if sentences:
                 kept.append((sentences[int(rng.integers(len(sentences)))],))
         return fit_notes(kept, self.memory_counter, self.budget.memory_tokens)

@@ -72,7 +72,7 @@ class DocumentFiles:
         if not able:
             most = max(len(document.goals) for document in self.documents)
             raise UserError(
-                f"{goals} goals, but the {self.split} documents of {self.folder} have {most} questions at most; ask fewer"
+                f"{goals} goals, but the {self.split} documents of {self.folder} have {most} questions at most"
             )
         document = able[int(rng.integers(len(able)))]
         chosen = rng.choice(len(document.goals), size=goals, replace=False)
@@ -183,5 +183,6 @@ def _extract(text: str, start: int, end: int) -> str:
     """Some words around the characters ``[start, end)``."""
     words = text.split(" ")
     first, last = text[:start].count(" "), text[:end].count(" ")
-    begin = max(0, first - max(0, EXTRACT_WORDS - (last - first + 1)) // 2)
+    begin = first - max(0, EXTRACT_WORDS - (last - first + 1)) // 2
+    begin = max(0, min(begin, len(words) - EXTRACT_WORDS))
     return " ".join(words[begin : max(last + 1, begin + EXTRACT_WORDS)])

@@ -13,6 +13,7 @@ Invariants:
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mempo_env.errors import UserError, unknown_name
-from mempo_env.records import Goal, Passage, Task
+from mempo_env.records import Passage, Task
 
 from .closed_world import (
     ATTRIBUTES,
@@ -93,7 +94,7 @@ class DocumentConfig:
         """Sentences with a fact that a chunk has room for."""
         return self.chunk_tokens // FACT_TOKENS
 
-    @property
+    @functools.cached_property
     def world(self) -> ClosedWorldConfig:
         """How goals and values are drawn."""
         return ClosedWorldConfig(

@@ -9,7 +9,20 @@ from __future__ import annotations
 import numpy as np
 
 ADJECTIVES = ("old", "quiet", "narrow", "broken", "distant", "heavy", "empty", "gentle", "wooden", "rusty")
-NOUNS = ("road", "mill", "harbour", "garden", "tower", "bridge", "market", "field", "forest", "valley", "cellar", "barn")
+NOUNS = (
+    "road",
+    "mill",
+    "harbour",
+    "garden",
+    "tower",
+    "bridge",
+    "market",
+    "field",
+    "forest",
+    "valley",
+    "cellar",
+    "barn",
+)
 VERBS = ("stands", "leans", "waits", "rests", "hangs", "sinks")
 PLACES = ("near", "behind", "above", "below", "beside", "beyond")
 ARTICLE = "the"

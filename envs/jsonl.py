@@ -114,7 +114,7 @@ class DocumentRow:
 
 
 def load_document_rows(path: str | Path) -> tuple[DocumentRow, ...]:
-    """Reads a documents file: rows ``{id?, text | chunks, questions: [{question, answers}]}``; other fields are ignored.
+    """Reads a documents file: rows ``{id?, text | chunks, questions: [{question, answers}]}``; others are ignored.
 
     Args:
         path: ``.jsonl`` or ``.jsonl.gz``.
@@ -147,7 +147,9 @@ def load_document_rows(path: str | Path) -> tuple[DocumentRow, ...]:
             if not answers:
                 raise UserError(f"{at}: 'answers' is empty; give at least one gold answer")
             if ";" in (question := _text(each, "question", at)) + answers[0]:
-                raise UserError(f"{at}: ';' separates questions and answers; write another sign, or another answer first")
+                raise UserError(
+                    f"{at}: ';' separates questions and answers; write another sign, or another answer first"
+                )
             questions.append(Question(f"{name}/{number}", question, answers, "document", (), at))
         rows.append(DocumentRow(name, text, chunks, tuple(questions), where))
     if not rows:

@@ -33,7 +33,10 @@ MIN_BATCHES, MAX_BATCHES = 2, 48
 MAX_AMOUNT = 99
 GAINS, LOSES = "gains", "loses"
 MEMO = "memo:"
-LEDGER_WORDS = tuple("gains loses correction record records is not cancelled memo balance total larger minus of and".split())
+LEDGER_WORDS = (
+    *("gains", "loses", "correction", "record", "is", "not", "cancelled", "memo"),
+    *("balance", "total", "larger", "minus", "records", "of", "and"),
+)
 _NAME = "|".join(NAMES)
 RECORD = re.compile(rf"(?<!\w)(\d+) ({_NAME}) ({GAINS}|{LOSES}) (\d+)(?!\w)")
 """A record as a line states it and a note keeps it: number, account, gains or loses, amount."""
@@ -81,8 +84,8 @@ class LedgerConfig:
                 raise UserError(f"{name}={getattr(self, name)} is a probability: choose a number from 0 to 1")
         if self.records > MAX_STANDING * self.accounts:
             raise UserError(
-                f"{self.records} records need {-(-self.records // MAX_STANDING)} accounts, since {MAX_STANDING} of each "
-                f"can stand, not {self.accounts}; raise accounts or lower records"
+                f"{self.records} records need {-(-self.records // MAX_STANDING)} accounts, since {MAX_STANDING} of "
+                f"each can stand, not {self.accounts}; raise accounts or lower records"
             )
         if self.records < self.batches[1]:
             raise UserError(

@@ -179,9 +179,7 @@ def size_range(name: str, value: object, least: int, most: int) -> tuple[int, in
     given = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value, value]
     ends = [int(end) for end in given if isinstance(end, int | np.integer) and not isinstance(end, bool)]
     if len(given) != 2 or len(ends) != 2 or not least <= ends[0] <= ends[1] <= most:
-        raise UserError(
-            f"{name} must be a whole number from {least} to {most}, or two, lowest first, not {value!r}"
-        )
+        raise UserError(f"{name} must be a whole number from {least} to {most}, or two, lowest first, not {value!r}")
     return ends[0], ends[1]
 
 

@@ -1,6 +1,7 @@
 """Memory as policy: environments and learners for language agents that rewrite their own short memory at every turn.
 
-Importing this package registers the environments (``ENVIRONMENTS``) with Gymnasium and loads the contract: what an episode is.
+Importing this package registers the environments of the project with Gymnasium and loads the contract: what an episode
+is.
 
 Invariant: the import needs gymnasium and numpy only, never torch or transformers, and stays under half a second; an
 environment's own code is imported when it is made.
