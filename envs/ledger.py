@@ -8,6 +8,7 @@ Invariants:
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
@@ -19,6 +20,7 @@ from mempo_env.budgets import Budget
 from mempo_env.metrics import AnswerScores
 from mempo_env.records import MAX_GOALS, Task, goal_range
 from mempo_env.tools import Tool
+from mempo_env.vector import ThreadPoolVectorEnv
 
 from .calculator import Calculator
 from .closed_world import NAMES
@@ -127,6 +129,10 @@ class LedgerEnv(ReadingEnv):
     def phrases(self) -> Sequence[str]:
         """With the signs of an expression, each with the space before it."""
         return (*super().phrases, " +", " -", " =")
+
+
+vector_env = functools.partial(ThreadPoolVectorEnv, env_id="mempo_env:MemPO-Ledger-v0")
+"""What ``gym.make_vec`` makes for this environment."""
 
 
 def _same(answer: str, gold: str) -> bool:

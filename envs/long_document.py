@@ -6,6 +6,7 @@ has no part in it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 from mempo_env.budgets import Budget
 from mempo_env.records import Task, goal_range
 from mempo_env.tools import Tool
+from mempo_env.vector import ThreadPoolVectorEnv
 
 from .closed_world import closed_world_vocabulary
 from .document_files import load_documents
@@ -112,3 +114,7 @@ class LongDocumentEnv(ReadingEnv):
     def vocabulary(self) -> Sequence[str]:
         """The words of drawn documents and their results; a model built in place reads others letter by letter."""
         return [*super().vocabulary, *closed_world_vocabulary(), *filler_vocabulary()]
+
+
+vector_env = functools.partial(ThreadPoolVectorEnv, env_id="mempo_env:MemPO-LongDocument-v0")
+"""What ``gym.make_vec`` makes for this environment."""

@@ -123,7 +123,7 @@ class ReadingEnv(MemoryEnv):
     @property
     def phrases(self) -> Sequence[str]:
         """The call of the reading tool, the head of the questions, and the task's text without them."""
-        return (call_json(self._reader.spec.name), QUESTIONS_HEAD, self._text_without_questions)
+        return (call_json(self._reader.spec.name), QUESTIONS_HEAD, f" {self._text_without_questions}")
 
 
 def call_json(tool: str) -> str:

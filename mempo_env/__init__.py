@@ -53,18 +53,21 @@ __all__ = [
 
 MULTI_GOAL_ID = "MemPO-MultiGoal-v0"
 ENVIRONMENTS = {
-    MULTI_GOAL_ID: "mempo_env.envs.multi_goal:MultiGoalEnv",
-    "MemPO-LongDocument-v0": "mempo_env.envs.long_document:LongDocumentEnv",
-    "MemPO-Ledger-v0": "mempo_env.envs.ledger:LedgerEnv",
+    MULTI_GOAL_ID: ("mempo_env.envs.multi_goal:MultiGoalEnv", "mempo_env.vector:ThreadPoolVectorEnv"),
+    "MemPO-LongDocument-v0": (
+        "mempo_env.envs.long_document:LongDocumentEnv",
+        "mempo_env.envs.long_document:vector_env",
+    ),
+    "MemPO-Ledger-v0": ("mempo_env.envs.ledger:LedgerEnv", "mempo_env.envs.ledger:vector_env"),
 }
-"""Where the code of each environment of the project is."""
+"""Where the code of each environment of the project is, and its vector form."""
 
 
 def register_envs() -> None:
     """Registers the environments with Gymnasium, by the place of their code; safe to call again."""
-    for env_id, place in ENVIRONMENTS.items():
+    for env_id, (single, vector) in ENVIRONMENTS.items():
         if env_id not in gym.registry:
-            gym.register(env_id, entry_point=place, vector_entry_point="mempo_env.vector:ThreadPoolVectorEnv")
+            gym.register(env_id, entry_point=single, vector_entry_point=vector)
 
 
 register_envs()
