@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from mempo_env.records import Episode
 
 from .base import SlotKey, TurnRequest
-from .contexts import ContextStrategy, HistoryContext, MemoryContext
+from .contexts import HistoryContext, MemoryContext
 from .textual import Tokens, count_messages, count_text
 
 
@@ -70,8 +70,8 @@ def history_cost(episodes: Sequence[Episode], tokens: Tokens, instructions: str 
     episodes = [episode for episode in episodes if episode.turns]
     if not episodes:
         raise ValueError("history_cost needs at least one episode with a turn")
-    memory = [_costs(episode, MemoryContext(), tokens, instructions) for episode in episodes]
-    history = [_costs(episode, HistoryContext(), tokens, instructions) for episode in episodes]
+    memory = [_memory_costs(episode, tokens, instructions) for episode in episodes]
+    history = [_history_costs(episode, tokens, instructions) for episode in episodes]
     # The last turn's result is shown to nobody.
     calls = [sum(bool(turn.observation["tool_result"]) for turn in episode.turns) for episode in episodes]
     shown_by_history = sum(c * (c + 1) / 2 for c in calls)
@@ -86,11 +86,33 @@ def history_cost(episodes: Sequence[Episode], tokens: Tokens, instructions: str 
     )
 
 
-def _costs(episode: Episode, context: ContextStrategy, tokens: Tokens, instructions: str) -> list[int]:
-    """Input and output tokens of each turn under a context strategy."""
-    costs = []
-    for t, turn in enumerate(episode.turns):
-        key = SlotKey(episode.seed, 0, episode.group_id, episode.rollout_id, t)
-        request = TurnRequest(key, turn.observation, instructions, episode.turns[:t], episode.task)
-        costs.append(count_messages(tokens, context.messages(request)) + count_text(tokens, turn.text))
-    return costs
+def _memory_costs(episode: Episode, tokens: Tokens, instructions: str) -> list[int]:
+    """Input and output tokens of each turn with the memory context."""
+    context = MemoryContext()
+    return [
+        count_messages(tokens, context.messages(_request(episode, t, instructions))) + count_text(tokens, turn.text)
+        for t, turn in enumerate(episode.turns)
+    ]
+
+
+def _history_costs(episode: Episode, tokens: Tokens, instructions: str) -> list[int]:
+    """Input and output tokens of each turn with full history.
+
+    The chat of a turn is the beginning of the last turn's, and a message adds as many tokens wherever it stands, so
+    that each is counted once; to count every chat whole would take a time quadratic in the turns. The chats half-way
+    and at the end are counted whole nevertheless; where a template does not add up, all are.
+    """
+    turns = len(episode.turns)
+    chat = HistoryContext().messages(_request(episode, turns - 1, instructions))
+    head = chat[:2]  # system and first observation; then output and observation of each later turn
+    prices = [count_messages(tokens, head)]
+    for t in range(1, turns):
+        prices.append(prices[-1] + count_messages(tokens, head + chat[2 * t : 2 * t + 2]) - prices[0])
+    if any(count_messages(tokens, chat[: 2 * t + 2]) != prices[t] for t in (turns // 2, turns - 1)):
+        prices = [count_messages(tokens, chat[: 2 * t + 2]) for t in range(turns)]
+    return [price + count_text(tokens, turn.text) for price, turn in zip(prices, episode.turns, strict=True)]
+
+
+def _request(episode: Episode, t: int, instructions: str) -> TurnRequest:
+    key = SlotKey(episode.seed, 0, episode.group_id, episode.rollout_id, t)
+    return TurnRequest(key, episode.turns[t].observation, instructions, episode.turns[:t], episode.task)

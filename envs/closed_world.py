@@ -186,7 +186,7 @@ def sample_closed_world_task(
     for _ in range(_MAX_DRAWS):
         people = iter([NAMES[int(index)] for index in stream.permutation(config.names)])
         facts: Facts = {}
-        drawn = tuple(_draw_goal(stream, people, facts, config) for _ in range(goals))
+        drawn = tuple(draw_goal(stream, people, facts, config) for _ in range(goals))
         if split_of(drawn) == split:
             break
     else:
@@ -198,13 +198,23 @@ def sample_closed_world_task(
     return Task(goals=drawn, id=f"cw-{digest}", passages=passages)
 
 
-def _draw_goal(stream: np.random.Generator, people: Iterator[str], facts: Facts, config: ClosedWorldConfig) -> Goal:
-    """Draws one goal about people nobody asked about yet, and records the facts it rests on."""
+def draw_goal(stream: np.random.Generator, people: Iterator[str], facts: Facts, config: ClosedWorldConfig) -> Goal:
+    """Draws one goal about people nobody asked about yet, and records the facts it rests on.
+
+    Args:
+        stream: Source of every draw.
+        people: Names that stand in no fact yet; one or two are taken.
+        facts: Is given the one or two facts of the goal.
+        config: Shares of the kinds, and how values are drawn.
+
+    Returns:
+        The goal, with its evidence.
+    """
     kind = float(stream.random())
     subject = next(people)
     if kind < config.two_hop_share:
         link = PERSON_RELATIONS[int(stream.integers(len(PERSON_RELATIONS)))]
-        bridge, (relation, value) = next(people), _draw_fact(stream, config)
+        bridge, (relation, value) = next(people), draw_fact(stream, config)
         facts[subject], facts[bridge] = {link: bridge}, {relation: value}
         return Goal(
             question=f"{subject} {link} someone who {relation} what?",
@@ -224,7 +234,7 @@ def _draw_goal(stream: np.random.Generator, people: Iterator[str], facts: Facts,
             evidence=(_evidence(subject, NUMBER_RELATION, first), _evidence(other, NUMBER_RELATION, second)),
             id=f"{subject}/{other}/{NUMBER_RELATION}",
         )
-    relation, value = _draw_fact(stream, config)
+    relation, value = draw_fact(stream, config)
     facts[subject] = {relation: value}
     return Goal(
         question=f"{subject} {relation} what?",
@@ -241,7 +251,7 @@ def _evidence(subject: str, relation: str, value: str, after: int = -1) -> Evide
     )
 
 
-def _draw_fact(stream: np.random.Generator, config: ClosedWorldConfig, relation: str | None = None) -> tuple[str, str]:
+def draw_fact(stream: np.random.Generator, config: ClosedWorldConfig, relation: str | None = None) -> tuple[str, str]:
     """Draws a relation (unless given) that ends in a value, and the value."""
     if relation is None:
         relation = config.value_relations[int(stream.integers(len(config.value_relations)))]
@@ -259,7 +269,7 @@ def _fill(stream: np.random.Generator, facts: Facts, strangers: Sequence[str], c
     def add(person: str, relation: str) -> None:
         known = facts.setdefault(person, {})
         if relation not in PERSON_RELATIONS:
-            known[relation] = _draw_fact(stream, config, relation)[1]
+            known[relation] = draw_fact(stream, config, relation)[1]
             return
         free = [other for other in people if other != person and other not in taken]
         if free:  # else everyone is somebody's already, and the person gets another relation

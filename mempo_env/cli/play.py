@@ -28,6 +28,7 @@ class PlayFlags:
         budget: Named budget: ``brief`` or ``paper``.
         split: Split of the tasks.
         seed: Seed of the task.
+        env_options: Further arguments of another environment, each ``name=value``, such as ``chunks=8``.
     """
 
     env: str = "MemPO-MultiGoal-v0"
@@ -37,6 +38,7 @@ class PlayFlags:
     budget: str = "brief"
     split: str = "train"
     seed: int = 0
+    env_options: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -79,13 +81,13 @@ def play(flags: PlayFlags, console: Any) -> None:
     from mempo_env.envs.making import make_env
     from mempo_env.tools import printable
 
-    settings = {name: getattr(flags, name) for name in ("goals", "dataset", "budget", "split")}
+    settings = _settings(flags)
 
     def show(text: str) -> None:
         console.print(printable(text), markup=False, highlight=False, emoji=False)
 
     person = PersonAgent(lambda prompt: str(console.input(prompt)), show)
-    with EnvPool(lambda: make_env(flags.env, data=list(flags.data) or None, **settings)) as envs:
+    with EnvPool(lambda: make_env(flags.env, **settings)) as envs:
         try:
             episode = rollout(person, envs, [EpisodeSpec("play", 0, flags.seed)], seed=flags.seed, step=0)[0]
         except PersonLeft:
@@ -99,3 +101,19 @@ def play(flags: PlayFlags, console: Any) -> None:
         show(f"{goal.question}  gold: {goal.answers[0]}  yours: {yours}")
     ended = "answered" if episode.terminated else episode.error or "ran out of turns"
     show(f"{ended}: EM {episode.scores['em']:.2f}, F1 {episode.scores['f1']:.2f}, {len(episode.turns)} turns")
+
+
+def _settings(flags: PlayFlags) -> dict[str, Any]:
+    """Arguments of the environment: of the flags for data those that it takes, and all of its own."""
+    from mempo_env.envs.making import env_arguments, parse_options
+
+    settings: dict[str, Any] = {"goals": flags.goals, "budget": flags.budget, "split": flags.split}
+    known = env_arguments(flags.env)
+    if known is None or "dataset" in known:
+        settings |= {"dataset": flags.dataset, "data": list(flags.data) or None}
+    elif flags.data or flags.dataset != PlayFlags.dataset:
+        raise UserError(f"{flags.env} takes no dataset; drop --dataset and --data")
+    options = parse_options(flags.env_options)
+    if twice := sorted(settings.keys() & options):
+        raise UserError(f"--env-options {twice[0]}=..: {twice[0]} has a flag of its own; see mempo play --help")
+    return settings | options

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ import mempo_env  # noqa: F401 - registers the environments
 from mempo_env.actions import ToolCall, parse
 from mempo_env.agents.codec import ChatCodec
 from mempo_env.agents.models import load_model, save_plain
+from mempo_env.agents.rollout import group_specs, rollout
+from mempo_env.agents.scripted_expert import Flaws, make_expert
 from mempo_env.agents.settings import TinyConfig
 from mempo_env.agents.tiny import build_tiny, build_tokenizer
 from mempo_env.envs.closed_world import closed_world_vocabulary
@@ -78,6 +82,43 @@ def test_real_observations_need_no_single_bytes(tiny_codec: ChatCodec) -> None:
         for text in (render_observation(observation), env.unwrapped.instructions):  # type: ignore[attr-defined]
             pieces = tiny_codec.token_bytes(tiny_codec.encode_text(text))
             assert not [piece for piece in pieces if len(piece) == 1 and piece not in b"?.:;|\n"], text
+
+
+@pytest.mark.parametrize("name", ["MemPO-LongDocument-v0", "MemPO-Ledger-v0"])
+@pytest.mark.parametrize("questions", ["end", "start"])
+def test_what_is_read_and_written_there_needs_no_single_bytes(name: str, questions: str) -> None:
+    def make() -> Any:
+        settings = {"goals": 4, "questions": questions, "instructions": "terse"}
+        return gym.make(name, disable_env_checker=True, **settings)
+
+    env = make().unwrapped
+    codec = ChatCodec(build_tokenizer(env.vocabulary, phrases=env.phrases))
+    for word in env.vocabulary:
+        assert len(codec.encode_text(word)) == 1, word
+    for flaws in (Flaws(), Flaws(0.2, 0.1, 0.5)):
+        for episode in rollout(make_expert(env, flaws=flaws), make, group_specs(range(5), 1), seed=0, step=0):
+            for turn in episode.turns:
+                prompt = codec.encode_text(render_observation(turn.observation))
+                for ids in (prompt, codec.encode_text(turn.text)):
+                    pieces = codec.token_bytes(ids)
+                    assert not [piece for piece in pieces if len(piece) == 1 and piece not in b"?.:;,|\n"], pieces
+                # What a model writes has a space before each word; it means the same.
+                written = parse(codec.decode(codec.encode_text(turn.text)))
+                assert (written.memory or "").split() == turn.memory.split()
+                assert type(written.action) is type(turn.action)
+    call = f'<tool_call>{{"name": "{env.tools[0].spec.name}", "arguments": {{}}}}</tool_call>'
+    assert len(codec.encode_text(call)) == 3
+    if name == "MemPO-Ledger-v0":
+        assert len(codec.encode_text('{"name": "calculator", "arguments": {"expression": "14 + 2 - 5"}}')) == 7
+        assert codec.decode(codec.encode_text("q1 = 14 + 2 - 5")) == " q1 = 14 + 2 - 5"
+
+
+def test_the_tokenizer_of_the_search_environment_is_what_it_was() -> None:
+    """Stored runs and results rest on it: other environments bring their words without touching it."""
+    env = gym.make("MemPO-MultiGoal-v0").unwrapped
+    tokenizer = build_tokenizer(env.vocabulary, 2048, env.phrases)  # type: ignore[attr-defined]
+    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items())).encode()
+    assert hashlib.sha256(vocabulary).hexdigest() == "9d0e97f433e0b53f9302461662d649aeef751883725c3fe8805e176654caf070"
 
 
 def test_unknown_text_is_covered_by_bytes(tiny_codec: ChatCodec) -> None:
