@@ -1,4 +1,4 @@
-"""The command line: ``mempo train | eval | play | env``.
+"""The command line: ``mempo train | eval | play | new-env | check-env | env``.
 
 Invariants:
     * this file imports nothing heavy, so that ``mempo --help`` answers at once; a command's modules load when it runs;
@@ -19,6 +19,8 @@ COMMANDS = {
     "train": "Train a policy: warm start, then --algo mempo, grpo, ppo, or your own; or go on with a run.",
     "eval": "Measure a trained run, or the scripted expert, at several numbers of goals.",
     "play": "Play an episode yourself, in the terminal.",
+    "new-env": "Write the skeleton of an environment of your own: package, expert, test.",
+    "check-env": "Check an environment, yours or ours, and its scripted expert.",
     "env": "Print versions and machine, for bug reports.",
 }
 EXAMPLES = (
@@ -70,13 +72,13 @@ def _run(arguments: list[str]) -> None:
     command = arguments[0]
     if command not in COMMANDS:
         raise unknown_name("command", command, COMMANDS, "mempo --help says what they do.")
-    importlib.import_module(f"mempo_env.cli.{command}").run(arguments[1:])
+    importlib.import_module(f"mempo_env.cli.{command.replace('-', '_')}").run(arguments[1:])
 
 
 def usage() -> str:
     """What ``mempo --help`` prints."""
     lines = ["usage: mempo COMMAND [flags]", "", "Language agents that manage their own memory.", "", "commands:"]
-    lines += [f"  {name:6} {purpose}" for name, purpose in COMMANDS.items()]
+    lines += [f"  {name:9} {purpose}" for name, purpose in COMMANDS.items()]
     lines += ["", "examples:", *(f"  {example}" for example in EXAMPLES)]
     lines += ["", "mempo COMMAND --help lists a command's flags; mempo --version prints the version."]
     return "\n".join(lines) + "\n"

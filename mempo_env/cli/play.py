@@ -20,26 +20,43 @@ class PlayFlags:
     """Flags of ``mempo play``.
 
     Attributes:
-        env: Environment id.
+        env: Environment id; one of your own is named ``package.module:Id-v0``.
+        env_options: Arguments of the environment that have no flag here, as ``name=value``.
         goals: Goals of the task, 1 to 16.
-        dataset: ``closed-world`` or ``qa``.
+        dataset: ``closed-world`` or ``qa``; by default as the environment has it.
         data: Data folders for ``qa``.
-        budget: Named budget: ``brief`` or ``paper``.
+        budget: Named budget, ``brief`` or ``paper``; by default as the environment has it.
         split: Split of the tasks.
         seed: Seed of the task.
     """
 
     env: str = "MemPO-MultiGoal-v0"
+    env_options: tuple[str, ...] = ()
     goals: int = 2
-    dataset: str = "closed-world"
+    dataset: str = ""
     data: tuple[str, ...] = ()
-    budget: str = "brief"
+    budget: str = ""
     split: str = "train"
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise UserError(f"seed={self.seed} must be at least 0")
+
+    def settings(self) -> dict[str, Any]:
+        """Arguments of the environment: those that were given, and nothing that it would have to know otherwise.
+
+        Raises:
+            UserError: An option is malformed or has a flag of its own.
+        """
+        from mempo_env.envs.making import parse_options
+
+        given = {"dataset": self.dataset, "data": list(self.data), "budget": self.budget}
+        settings = {"goals": self.goals, "split": self.split} | {name: value for name, value in given.items() if value}
+        options = parse_options(self.env_options)
+        if named := sorted({*given, "goals", "split"} & set(options)):
+            raise UserError(f"--env-options {named[0]}=..: {named[0]} has a flag of its own; see mempo play --help")
+        return settings | options
 
 
 def run(argv: Sequence[str]) -> None:
@@ -77,13 +94,14 @@ def play(flags: PlayFlags, console: Any) -> None:
     from mempo_env.agents.scripted import PersonAgent, PersonLeft
     from mempo_env.envs.making import make_env
 
-    settings = {name: getattr(flags, name) for name in ("goals", "dataset", "budget", "split")}
+    settings = flags.settings()
 
     def show(text: str) -> None:
         console.print(text, markup=False, highlight=False)
 
-    person = PersonAgent(lambda prompt: str(console.input(prompt)), show)
-    with EnvPool(lambda: make_env(flags.env, data=list(flags.data) or None, **settings)) as envs:
+    with EnvPool(lambda: make_env(flags.env, **settings)) as envs:
+        tools = [tool.spec for tool in envs.memory_env.tools]
+        person = PersonAgent(lambda prompt: str(console.input(prompt)), show, tools)
         try:
             episode = rollout(person, envs, [EpisodeSpec("play", 0, flags.seed)], seed=flags.seed, step=0)[0]
         except PersonLeft:
