@@ -39,7 +39,6 @@ PROMISES: tuple[tuple[str, Callable[[Subject], str]], ...] = (
     ("global random generators are neither used nor changed", global_randomness_is_left_alone),
     ("a pickled copy goes on alike in the middle of an episode", copies_go_on),
     ("another instance with the same arguments plays alike", instances_agree),
-    ("another process plays alike", processes_agree),
     ("reset leaves nothing behind; no step without an episode", resets_are_clean),
     ("options={'task': ..} is played; other options are refused", options_are_read),
     ("budgets of calls, turns and memory are never exceeded", budgets_hold),
@@ -48,6 +47,7 @@ PROMISES: tuple[tuple[str, Callable[[Subject], str]], ...] = (
     ("rendering shows the episode and does not change it", rendering_only_looks),
     ("vector environments play as single ones do", vectors_agree),
     ("vocabulary and phrases are sound, whatever the episode", words_are_words),
+    ("another process plays alike", processes_agree),
     ("gymnasium's own check_env finds nothing", gymnasium_agrees),
 )
 """What is promised, in words, and the function that checks it: it returns why it could not, or an empty string."""

@@ -69,11 +69,11 @@ def results_are_data(subject: Subject) -> str:
         start(env, subject.seed, hostile)
         step(env, "<mem>m</mem>", "")
     loud = with_results(subject.fresh(), HOSTILE_TEXT)
-    start(loud, subject.seed)
-    memory = ""
-    for tool in list(loud.tools)[: loud.budget.max_turns - 1]:
-        memory, before = f"before {tool.spec.name}", memory
-        _, _, terminated, truncated, info = step(loud, f"<mem>{memory}</mem>{call_block(tool.spec)}", before)
+    memory = start(loud, subject.seed)[0]["memory"]
+    for tool in list(loud.tools)[: min(loud.budget.max_tool_calls, loud.budget.max_turns - 1)]:
+        output = f"<mem>before {tool.spec.name}</mem>{call_block(tool.spec)}"
+        observation, _, terminated, truncated, info = step(loud, output, memory)
+        memory = observation["memory"]
         if terminated or truncated or info["format_error"]:
             what = "ended the episode" if terminated or truncated else f"became a format error {info['format_error']}"
             raise broken(

@@ -36,6 +36,8 @@ def resets_are_clean(subject: Subject) -> str:
         result = step(env, "")
         if result[2] or result[3]:
             break
+    else:
+        return ""  # budgets_hold says so
     try:
         env.step("")
     except RuntimeError:
@@ -80,12 +82,13 @@ def budgets_hold(subject: Subject) -> str:
         budget, calls, ended = env.budget, 0, False
         for turn in range(budget.max_turns):
             _, _, terminated, truncated, info = step(env, f"<mem>turn {turn}</mem>{call}")
-            if call and calls == budget.max_tool_calls and info["format_error"] != "budget_spent" and not info["error"]:
+            if call and calls >= budget.max_tool_calls and info["format_error"] != "budget_spent" and not info["error"]:
                 raise broken(
                     f"call {calls + 1} of {budget.max_tool_calls} was no format error 'budget_spent'",
                     "leave the calls to MemoryEnv",
                 )
-            calls, ended = info["tool_calls"], terminated or truncated
+            calls += bool(call) and not info["format_error"]
+            ended = terminated or truncated
             if ended:
                 break
         if not ended:
@@ -115,12 +118,12 @@ def rendering_only_looks(subject: Subject) -> str:
         text = loud.render()
         if not isinstance(text, str) or not text:
             raise broken(f"render gave {shown(text)} with render_mode='ansi'", "return text, or leave it to MemoryEnv")
-        if silent.render() is not None:
-            raise broken("render gave something with render_mode=None", "return None then, or leave it to MemoryEnv")
         if not running:
             break
         ours, theirs = step(silent, output), step(loud, output)
         if where := difference(ours, theirs, "step"):
             raise broken(f"an episode that is rendered goes on differently: {where}", "change nothing in render")
         running = not (ours[2] or ours[3])
+    if silent.render() is not None:
+        raise broken("render gave something with render_mode=None", "return None then, or leave it to MemoryEnv")
     return ""
