@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from typing import ClassVar
 
 from mempo_env.actions import ToolCall
 from mempo_env.records import Evidence, Goal, Task
@@ -32,14 +33,22 @@ class ExpertAgent(ScriptedExpert):
     Where the budget cannot hold all queries, the goals that need fewest come first, so that as many as possible are
     finished.
 
-    Its arguments are those of ``ScriptedExpert``.
+    An environment whose goals have evidence, and whose results hold its notes word for word, has its expert in a
+    subclass that says which ``tool`` is asked. Its arguments are those of ``ScriptedExpert``.
     """
+
+    tool: ClassVar[str] = "search"
+    """The tool that is asked."""
+    argument: ClassVar[str] = "queries"
+    """Its argument that takes what to ask, ``Evidence.query``."""
+    several: ClassVar[bool] = True
+    """Whether that argument is a list of up to ``queries_per_call`` of them, or a single one."""
 
     def decide(self, request: TurnRequest, notes: list[str]) -> tuple[str, str]:
         """A search call, or the answer."""
         queries = self._next_queries(request, set(notes))
         if queries:
-            call = {"name": "search", "arguments": {"queries": queries}}
+            call = {"name": self.tool, "arguments": {self.argument: queries if self.several else queries[0]}}
             return f"ask {', '.join(queries)}", f"<tool_call>{json.dumps(call, ensure_ascii=False)}</tool_call>"
         return "answer now", f"<answer>{_answers(request.task, set(notes))}</answer>"
 
@@ -69,7 +78,7 @@ class ExpertAgent(ScriptedExpert):
         entries += [(note,) for note in shown if note not in ours and rng.random() >= flaws.forget]
         if rng.random() < flaws.bloat:
             full = [forms[0] for _, _, forms in _evidence(request.task)]
-            sentences = irrelevant_sentences(result, _asked(request), full)
+            sentences = irrelevant_sentences(result, self._asked(request), full)
             if sentences:
                 entries.append((sentences[int(rng.integers(len(sentences)))],))
         return fit_notes(entries, self.memory_counter, self.budget.memory_tokens)
@@ -79,7 +88,7 @@ class ExpertAgent(ScriptedExpert):
         calls = sum(isinstance(turn.action, ToolCall) for turn in request.history)
         if calls >= self.budget.max_tool_calls or len(request.history) >= self.budget.max_turns - 1:
             return []
-        asked = set(_asked(request))
+        asked = set(self._asked(request))
         first, later = self._by_priority(request.task)
         queries: list[str] = []
         for goals in (first, later):
@@ -92,11 +101,24 @@ class ExpertAgent(ScriptedExpert):
                             continue
                         if notes.isdisjoint(note_forms(evidence, goal)):
                             queries.append(evidence.query)
-        return list(dict.fromkeys(queries))[: self.budget.queries_per_call]
+        return list(dict.fromkeys(queries))[: self._queries_per_call]
+
+    @property
+    def _queries_per_call(self) -> int:
+        return self.budget.queries_per_call if self.several else 1
+
+    def _asked(self, request: TurnRequest) -> list[str]:
+        """The queries of the episode so far, read from its own calls."""
+        asked: list[str] = []
+        for turn in request.history:
+            if isinstance(turn.action, ToolCall) and turn.action.name == self.tool:
+                queries = turn.action.arguments.get(self.argument, [])
+                asked += queries if self.several else [queries]
+        return asked
 
     def _by_priority(self, task: Task) -> tuple[list[Goal], list[Goal]]:
         """Goals that the budget can finish, and the others, each in task order."""
-        room = min(self.budget.max_tool_calls, self.budget.max_turns - 1) * self.budget.queries_per_call
+        room = min(self.budget.max_tool_calls, self.budget.max_turns - 1) * self._queries_per_call
         chosen = set()
         for index in sorted(range(len(task.goals)), key=lambda i: (len(task.goals[i].evidence), i)):
             room -= len(task.goals[index].evidence)
@@ -119,15 +141,6 @@ def _evidence(task: Task) -> Iterator[tuple[Goal, Evidence, tuple[str, ...]]]:
 
 def _is_noted(goal: Goal, index: int, notes: set[str]) -> bool:
     return not notes.isdisjoint(note_forms(goal.evidence[index], goal))
-
-
-def _asked(request: TurnRequest) -> list[str]:
-    """The queries of the episode so far, read from its own calls."""
-    asked: list[str] = []
-    for turn in request.history:
-        if isinstance(turn.action, ToolCall) and turn.action.name == "search":
-            asked += turn.action.arguments.get("queries", [])
-    return asked
 
 
 def _answer(goal: Goal, notes: set[str]) -> str:

@@ -7,14 +7,15 @@ it calls what it was given.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from mempo_env.actions import TAGS, action_end, encode_text
 from mempo_env.budgets import Budget, get_budget
 from mempo_env.prompts import render_observation
-from mempo_env.tools import escape_tags
+from mempo_env.tools import ToolSpec, escape_tags
 
 from .base import TurnRequest
 from .contexts import ContextStrategy
@@ -78,14 +79,14 @@ class RandomTextAgent(TextAgent):
         return " ".join(seen[i] for i in rng.integers(len(seen), size=count))
 
 
-HELP = """One turn is an optional memory, an optional thought and one action. Write the protocol itself, or:
+_HELP = """One turn is an optional memory, an optional thought and one action. Write the protocol itself, or:
   mem: TEXT       replace the memory (if you write none, it stays as it is)
   note: TEXT      add to the memory
   think: TEXT     think
-  search: A | B   search for A and for B              (ends the turn)
-  calc: 2 * 21    use the calculator                  (ends the turn)
-  answer: A; B    answer all questions, in order      (ends the turn)
+{tools}  answer: A; B    answer all questions, in order      (ends the turn)
 An empty line ends a turn that is written in tags. help: this text. quit: leave."""
+_COMMANDS = ("mem", "note", "think", "answer", "help", "quit", "exit")
+_SHORTEST = 3  # letters of a tool's name that may stand for it, if no other tool begins with them
 
 
 class PersonLeft(Exception):  # noqa: N818  (leaving is no error)
@@ -98,6 +99,7 @@ class PersonAgent(TextAgent):
     Args:
         read: Gives the next line for a prompt, as ``input`` does; raises ``EOFError`` at the end.
         write: Shows a text to the person.
+        tools: What may be called; each tool's name, or its first letters, is a command.
         tokens: Prices inputs and outputs.
         context: What a policy in the person's place would be shown.
     """
@@ -106,6 +108,7 @@ class PersonAgent(TextAgent):
         self,
         read: Callable[[str], str],
         write: Callable[[str], None],
+        tools: Sequence[ToolSpec] = (),
         *,
         tokens: Tokens | None = None,
         context: ContextStrategy | None = None,
@@ -113,6 +116,8 @@ class PersonAgent(TextAgent):
         super().__init__("person", tokens, context)
         self._read = read
         self._show = write
+        self._tools = tuple(tools)
+        self.help = _HELP.format(tools="".join(f"  {_usage(spec)}\n" for spec in self._tools))
 
     def write(self, request: TurnRequest) -> str:
         """One turn of the person.
@@ -122,7 +127,7 @@ class PersonAgent(TextAgent):
         """
         self._show(render_observation(request.observation))
         if not request.history:
-            self._show(HELP)
+            self._show(self.help)
         memory, think, raw = request.observation["memory"], "", ""
         while True:
             try:
@@ -145,15 +150,77 @@ class PersonAgent(TextAgent):
                 memory = f"{memory}; {rest}" if memory else rest
             elif command == "think":
                 think = rest
-            elif command == "search":
-                queries = [query.strip() for query in rest.split("|") if query.strip()]
-                return _output(memory, _tool_call("search", {"queries": queries}), think)
-            elif command == "calc":
-                return _output(memory, _tool_call("calculator", {"expression": rest}), think)
             elif command == "answer":
                 return _output(memory, f"<answer>{rest}</answer>", think)
+            elif spec := self._tool(command):
+                try:
+                    return _output(memory, _tool_call(spec.name, read_arguments(spec, rest)), think)
+                except ValueError as error:
+                    self._show(str(error))
             elif command == "help" or line.strip():
-                self._show(HELP)
+                self._show(self.help)
+
+    def _tool(self, command: str) -> ToolSpec | None:
+        if command in _COMMANDS:
+            return None
+        same = [spec for spec in self._tools if spec.name.lower() == command]
+        near = [spec for spec in self._tools if len(command) >= _SHORTEST and spec.name.lower().startswith(command)]
+        return (same or near)[0] if len(same or near) == 1 else None
+
+
+def read_arguments(spec: ToolSpec, text: str) -> dict[str, Any]:
+    """The arguments of a call as a person types them.
+
+    Args:
+        spec: The tool. One that takes a single argument takes it as it is typed, several values of a list with ``|``
+            between them; any other takes a JSON object.
+        text: What was typed.
+
+    Returns:
+        The arguments.
+
+    Raises:
+        ValueError: The text cannot be read; the message says what to type.
+    """
+    properties = spec.parameters.get("properties", {})
+    if len(properties) != 1 or text.startswith("{"):
+        try:
+            arguments = json.loads(text or "{}")
+        except ValueError:
+            arguments = None
+        if not isinstance(arguments, dict):
+            raise ValueError(f"{spec.name} takes a JSON object: {_usage(spec)}")
+        return arguments
+    name, schema = next(iter(properties.items()))
+    if schema.get("type") == "array":
+        items = schema.get("items", {})
+        return {name: [_value(items, part.strip()) for part in text.split("|") if part.strip()]}
+    return {name: _value(schema, text)}
+
+
+def _value(schema: dict[str, Any], text: str) -> Any:
+    if schema.get("type") in ("integer", "number", "boolean"):
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text  # the tool says what is wrong with it
+    return text
+
+
+def _usage(spec: ToolSpec) -> str:
+    """One line of the help: how a person calls a tool."""
+    properties = spec.parameters.get("properties", {})
+    if len(properties) == 1:
+        many = next(iter(properties.values())).get("type") == "array"
+        name = next(iter(properties)).upper()
+        form = f"{spec.name}: {f'{name} | {name}' if many else name}"
+    else:
+        form = (
+            f"{spec.name}: {{{', '.join(f'{json.dumps(name)}: ..' for name in properties)}}}"
+            if properties
+            else spec.name
+        )
+    return f"{form:15} {spec.description.split('.')[0]:35} (ends the turn)"
 
 
 def _tool_call(name: str, arguments: dict[str, object]) -> str:

@@ -3,7 +3,8 @@
 ``MemoryEnv`` holds what every such environment shares: parsing, memory, budgets, token accounting, reward, rendering
 and seeding. An author supplies tasks (``sample_task``), tools (``tools``, ``prepare``) and, if answers are not scored
 by EM and F1 against the goals, ``score``. For a warm start the author names a scripted ``expert``, and for a model that
-is built in place the words it must know (``vocabulary``, ``phrases``).
+is built in place the words it must know (``vocabulary``, ``phrases``). ``mempo_env.testing`` checks the result;
+docs/own_environment.md goes through all of it.
 
 Invariants:
     * ``step`` accepts any string and never raises for one;
@@ -59,6 +60,10 @@ class MemoryEnv(gym.Env[Observation, str], ABC):
     """Where the scripted expert of this environment is, ``"package.module:Class"``, a subclass of
     ``mempo_env.agents.scripted_expert.ScriptedExpert``; empty: there is none, and so no warm start."""
 
+    stateful: ClassVar[bool] = False
+    """Whether the tools have a state that calls change (a reader's place, a game), so that a result may depend on the
+    calls before it. It may never depend on anything else that the agent wrote."""
+
     def __init__(
         self,
         *,
@@ -107,14 +112,14 @@ class MemoryEnv(gym.Env[Observation, str], ABC):
 
     # What an author supplies ------------------------------------------------------------------------------------------
 
-    @property
-    @abstractmethod
-    def tools(self) -> Sequence[Tool]:
-        """The tools on offer, the same ones in every episode."""
-
     @abstractmethod
     def sample_task(self, rng: np.random.Generator) -> Task:
-        """Draws a task from ``rng`` alone."""
+        """Draws a task from ``rng`` alone, with ``draw_goals(rng)`` goals."""
+
+    @property
+    def tools(self) -> Sequence[Tool]:
+        """The tools on offer, the same ones in every episode; none by default."""
+        return ()
 
     def prepare(self, task: Task) -> None:
         """Sets the tools up for a task; called at every reset."""
@@ -138,8 +143,8 @@ class MemoryEnv(gym.Env[Observation, str], ABC):
 
     @property
     def phrases(self) -> Sequence[str]:
-        """Pieces of text that such a model reads and writes as one token, such as the JSON around an argument."""
-        return ()
+        """Pieces of text that such a model reads and writes as one token; by default the JSON around arguments."""
+        return [phrase for tool in self.tools for phrase in tool.spec.phrases()]
 
     # The Gymnasium interface ------------------------------------------------------------------------------------------
 
@@ -312,7 +317,8 @@ class MemoryEnv(gym.Env[Observation, str], ABC):
     def _call(self, call: ToolCall) -> str:
         tools = {tool.spec.name: tool for tool in self.tools}
         if call.name not in tools:
-            raise _RefusedCallError(FormatErrorKind.UNKNOWN_TOOL, f"There is no such tool; use {', '.join(tools)}.")
+            known = f"no such tool; use {', '.join(tools)}." if tools else "no tool; answer."
+            raise _RefusedCallError(FormatErrorKind.UNKNOWN_TOOL, f"There is {known}")
         if self._calls >= self.budget.max_tool_calls:
             raise _RefusedCallError(FormatErrorKind.BUDGET_SPENT, "No tool calls are left; answer now.")
         self._calls += 1

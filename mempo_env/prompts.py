@@ -43,17 +43,19 @@ def build_instructions(
     """
     if style == "terse":
         return "Answer all."
-    lines = ["Answer every question of the task, using the tools. The questions are separated by semicolons."]
+    means = ", using the tools" if tools else ""
+    lines = [f"Answer every question of the task{means}. The questions are separated by semicolons."]
     if memory == "required":
         lines.append(MEMORY_FORMAT.format(memory_tokens=budget.memory_tokens))
     elif memory == "optional":
         lines.append(OPTIONAL_MEMORY)
-    lines += [
-        "Then think in <think>..</think>, and end with exactly one of:",
-        '<tool_call>{"name": "..", "arguments": {..}}</tool_call>',
-        "<answer>answer 1; answer 2; ..</answer> with one short answer per question, in the order of the questions.",
-        "Tools:",
-    ]
+    call = '<tool_call>{"name": "..", "arguments": {..}}</tool_call>'
+    answer = (
+        "<answer>answer 1; answer 2; ..</answer> with one short answer per question, in the order of the questions."
+    )
+    if not tools:
+        return "\n".join([*lines, "Then think in <think>..</think>, and end with:", answer])
+    lines += ["Then think in <think>..</think>, and end with exactly one of:", call, answer, "Tools:"]
     lines += [
         json.dumps(
             {"name": tool.name, "description": tool.description, "parameters": tool.parameters}, ensure_ascii=False

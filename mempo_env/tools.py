@@ -7,6 +7,7 @@ Results are data: the environment escapes our tags in them before the agent sees
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -26,6 +27,20 @@ class ToolSpec:
     name: str
     description: str
     parameters: dict[str, Any]
+
+    def phrases(self) -> list[str]:
+        """The JSON around the arguments of a call, piece by piece.
+
+        >>> text = {"type": "object", "properties": {"word": {"type": "string"}}}
+        >>> ToolSpec("look", "Looks a word up.", text).phrases()
+        ['{"name": "look", "arguments": {"word": "', '"}}']
+        """
+        mark = "\x00"
+        kinds: dict[str, Any] = {"string": mark, "array": [mark, mark]}
+        properties = self.parameters.get("properties", {})
+        arguments = {name: kinds.get(schema.get("type"), 0) for name, schema in properties.items()}
+        call = json.dumps({"name": self.name, "arguments": arguments}, ensure_ascii=False)
+        return call.split(json.dumps(mark)[1:-1])
 
 
 @runtime_checkable

@@ -1,4 +1,4 @@
-"""The command line: ``mempo train | eval | play | serve-search | env``.
+"""The command line: ``mempo train | eval | play | new-env | check-env | serve-search | env``.
 
 Invariants:
     * this file imports nothing heavy, so that ``mempo --help`` answers at once; a command's modules load when it runs;
@@ -19,6 +19,8 @@ COMMANDS = {
     "train": "Train a policy: warm start, then --algo mempo, grpo, ppo, or your own; or go on with a run.",
     "eval": "Measure a trained run, or the scripted expert, at several numbers of goals.",
     "play": "Play an episode yourself, in the terminal.",
+    "new-env": "Write the skeleton of an environment of your own: package, expert, test.",
+    "check-env": "Check an environment, yours or ours, and its scripted expert.",
     "serve-search": "Serve a corpus to many environments over HTTP, in the protocol of Search-R1.",
     "env": "Print versions and machine, for bug reports.",
 }

@@ -21,28 +21,43 @@ class PlayFlags:
     """Flags of ``mempo play``.
 
     Attributes:
-        env: Environment id.
+        env: Environment id; one of your own is named ``package.module:Id-v0``.
+        env_options: Arguments of the environment that have no flag here, as ``name=value``.
         goals: Goals of the task, 1 to 16.
-        dataset: ``closed-world`` or ``qa``.
+        dataset: ``closed-world`` or ``qa``; by default as the environment has it.
         data: Data folders for ``qa``.
-        budget: Named budget: ``brief`` or ``paper``.
+        budget: Named budget, ``brief`` or ``paper``; by default as the environment has it.
         split: Split of the tasks.
         seed: Seed of the task.
-        env_options: Further arguments of another environment, each ``name=value``, such as ``chunks=8``.
     """
 
     env: str = "MemPO-MultiGoal-v0"
+    env_options: tuple[str, ...] = ()
     goals: int = 2
-    dataset: str = "closed-world"
+    dataset: str = ""
     data: tuple[str, ...] = ()
-    budget: str = "brief"
+    budget: str = ""
     split: str = "train"
     seed: int = 0
-    env_options: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise UserError(f"seed={self.seed} must be at least 0")
+
+    def settings(self) -> dict[str, Any]:
+        """Arguments of the environment: those that were given, and nothing that it would have to know otherwise.
+
+        Raises:
+            UserError: An option is malformed or has a flag of its own.
+        """
+        from mempo_env.envs.making import parse_options
+
+        given = {"dataset": self.dataset, "data": list(self.data), "budget": self.budget}
+        settings = {"goals": self.goals, "split": self.split} | {name: value for name, value in given.items() if value}
+        options = parse_options(self.env_options)
+        if named := sorted({*given, "goals", "split"} & set(options)):
+            raise UserError(f"--env-options {named[0]}=..: {named[0]} has a flag of its own; see mempo play --help")
+        return settings | options
 
 
 def run(argv: Sequence[str]) -> None:
@@ -81,13 +96,14 @@ def play(flags: PlayFlags, console: Any) -> None:
     from mempo_env.envs.making import make_env
     from mempo_env.tools import printable
 
-    settings = _settings(flags)
+    settings = flags.settings()
 
     def show(text: str) -> None:
         console.print(printable(text), markup=False, highlight=False, emoji=False)
 
-    person = PersonAgent(lambda prompt: str(console.input(prompt)), show)
     with EnvPool(lambda: make_env(flags.env, **settings)) as envs:
+        tools = [tool.spec for tool in envs.memory_env.tools]
+        person = PersonAgent(lambda prompt: str(console.input(prompt)), show, tools)
         try:
             episode = rollout(person, envs, [EpisodeSpec("play", 0, flags.seed)], seed=flags.seed, step=0)[0]
         except PersonLeft:
@@ -101,19 +117,3 @@ def play(flags: PlayFlags, console: Any) -> None:
         show(f"{goal.question}  gold: {goal.answers[0]}  yours: {yours}")
     ended = "answered" if episode.terminated else episode.error or "ran out of turns"
     show(f"{ended}: EM {episode.scores['em']:.2f}, F1 {episode.scores['f1']:.2f}, {len(episode.turns)} turns")
-
-
-def _settings(flags: PlayFlags) -> dict[str, Any]:
-    """Arguments of the environment: of the flags for data those that it takes, and all of its own."""
-    from mempo_env.envs.making import env_arguments, parse_options
-
-    settings: dict[str, Any] = {"goals": flags.goals, "budget": flags.budget, "split": flags.split}
-    known = env_arguments(flags.env)
-    if known is None or "dataset" in known:
-        settings |= {"dataset": flags.dataset, "data": list(flags.data) or None}
-    elif flags.data or flags.dataset != PlayFlags.dataset:
-        raise UserError(f"{flags.env} takes no dataset; drop --dataset and --data")
-    options = parse_options(flags.env_options)
-    if twice := sorted(settings.keys() & options):
-        raise UserError(f"--env-options {twice[0]}=..: {twice[0]} has a flag of its own; see mempo play --help")
-    return settings | options
