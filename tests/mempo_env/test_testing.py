@@ -6,6 +6,7 @@ Every class here is a proper environment but for the one promise it breaks.
 from __future__ import annotations
 
 import functools
+import json
 import random
 import re
 import sys
