@@ -115,7 +115,8 @@ QWEN = RunConfig(
     budget="brief",  # brief: at most 5 tool calls, memory of at most 256 tokens
     steps=30_000,  # brief
     max_prompt_tokens=8192,
-    env_args=EnvSettings(outcome="binary", topk=3, max_passage_tokens=160),  # binary: both sources; topk 3: Search-R1
+    # outcome: both sources; composition: paper; topk: Search-R1
+    env_args=EnvSettings(outcome="binary", composition="mempo", topk=3, max_passage_tokens=160),
     lora=LoraSettings(rank=16, alpha=32),  # the brief names LoRA, not its rank
     sampling=SamplingConfig(max_new_tokens=1024, batch_size=64),
     warm_start=WarmStartConfig(  # paper: about 10 k correct expert trajectories, one round
