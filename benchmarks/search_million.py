@@ -119,7 +119,7 @@ class Server:
         status = Path(f"/proc/{self._process.pid}/status")
         peak = 0.0
         if status.exists():
-            peak = int(status.read_text().split("VmHWM:")[1].split()[0]) / 1e6
+            peak = int(status.read_text().split("VmHWM:")[1].split()[0]) * 1024 / 1e9
         return {"rss_gb": round(info.rss / 1e9, 2), "unique_gb": round(info.uss / 1e9, 2), "peak_gb": round(peak, 2)}
 
     def stop(self) -> int:

@@ -8,7 +8,7 @@ free to answer; at most ``queue`` more requests wait for one of them; what comes
 
 Invariants:
     * a request that is answered with 200 has the answer that the searcher would have given in the same process;
-    * memory is bounded: by the number of places, the size of a body and the length of an answer;
+    * memory is bounded: by the connections times the largest body, and the places times the largest answer;
     * a stop lets the requests in flight finish, for ``grace_s`` seconds at most, and takes no further ones.
 """
 
@@ -49,6 +49,7 @@ class ServerSettings:
         queue: Requests that wait for one of them.
         body_s: Seconds within which a body must arrive.
         grace_s: Seconds that requests in flight have at a stop.
+        connections: Most connections, idle ones included; on further ones every request is answered with 503.
         limits: What one request may ask for.
     """
 
@@ -56,11 +57,14 @@ class ServerSettings:
     queue: int = 64
     body_s: float = 10.0
     grace_s: float = 30.0
+    connections: int = 1024
     limits: RequestLimits = field(default_factory=RequestLimits)
 
     def __post_init__(self) -> None:
         if self.workers < 1 or self.queue < 0:
             raise UserError(f"workers={self.workers} must be at least 1, queue={self.queue} at least 0")
+        if self.connections < 1:
+            raise UserError(f"connections={self.connections} must be at least 1")
         if not 0 < self.body_s < float("inf") or not 0 < self.grace_s < float("inf"):
             raise UserError(f"body_s={self.body_s} and grace_s={self.grace_s} must be positive and finite")
 
@@ -233,6 +237,7 @@ class SearchServer:
             log_level="warning",
             access_log=False,
             lifespan="on",
+            limit_concurrency=self._service.settings.connections + 1,  # uvicorn refuses from this number on
             timeout_graceful_shutdown=max(1, round(self._service.settings.grace_s)),
         )
         self._server = uvicorn.Server(config)

@@ -42,6 +42,7 @@ class ServeSearchFlags:
         queue: Requests that wait for one of them; further ones are answered with 503.
         body_s: Seconds within which a request's body must arrive.
         grace_s: Seconds that requests in flight have at a stop.
+        connections: Most connections, idle ones included; on further ones requests are answered with 503.
         limits: What one request may ask for.
     """
 
@@ -56,6 +57,7 @@ class ServeSearchFlags:
     queue: int = 64
     body_s: float = 10.0
     grace_s: float = 30.0
+    connections: int = 1024
     limits: RequestLimits = field(default_factory=RequestLimits)
 
     def __post_init__(self) -> None:
@@ -84,7 +86,7 @@ def run(argv: Sequence[str]) -> None:
         raise UserError("mempo serve-search needs something to search: --data FOLDER or --corpus FILE")
     from ..envs.search_server import SearchServer, ServerSettings
 
-    settings = ServerSettings(flags.workers, flags.queue, flags.body_s, flags.grace_s, flags.limits)
+    settings = ServerSettings(flags.workers, flags.queue, flags.body_s, flags.grace_s, flags.connections, flags.limits)
     began = time.monotonic()
 
     def loaded(searcher: Searcher) -> None:

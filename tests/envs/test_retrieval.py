@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mempo_env.envs import retrieval
 from mempo_env.envs.closed_world import sample_closed_world_task
@@ -59,6 +61,24 @@ def test_ties_keep_the_passages_order_whatever_k() -> None:
     for k in (1, 2, 7, 150, 299):
         assert ids(index, "alpha beta", k=k) == everything[:k]
     assert ids(index, "same words here") == []
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 0.5, 1.0, 1.5, 1e-45]), min_size=1, max_size=60),
+    st.integers(1, 70),
+    st.integers(1, 9),
+)
+def test_the_best_are_those_of_a_full_sort(values: list[float], k: int, block: int) -> None:
+    """Whatever the size of the blocks by which most scores are passed over; 1e-45 is the smallest float32 above 0."""
+    index = Bm25Index.in_memory(PASSAGES)
+    scores = np.array(values, dtype=np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(retrieval, "_BLOCK", block)
+        patch.setattr(index._bm25, "get_scores_from_ids", lambda _: scores)
+        found, of_them = index._top("fox", k)
+    expected = [at for at in sorted(range(len(values)), key=lambda at: (-scores[at], at)) if scores[at] > 0][:k]
+    assert found.tolist() == expected
+    assert of_them.tolist() == scores[expected].tolist()
 
 
 def test_scores_are_bm25() -> None:

@@ -237,6 +237,19 @@ def test_a_stop_lets_requests_in_flight_finish(search_server: Servers) -> None:
         assert [future.result().status_code for future in futures] == [200, 200]
 
 
+def test_connections_are_bounded(search_server: Servers, passages: tuple[Passage, ...]) -> None:
+    server = search_server(lambda: Bm25Index.in_memory(passages), ServerSettings(connections=3))
+    host, port = server.url.removeprefix("http://").split(":")
+    idle = [socket.create_connection((host, int(port)), timeout=20) for _ in range(3)]
+    try:
+        wait_for(lambda: post(server, ASK).status_code == 503)
+        idle.pop().close()
+        wait_for(lambda: post(server, ASK).status_code == 200)
+    finally:
+        for connection in idle:
+            connection.close()
+
+
 def test_answers_do_not_wait_for_acknowledgements(server: SearchServer) -> None:
     """asyncio sets TCP_NODELAY on connections of a listener that names its protocol, and on no others."""
     assert server._socket.proto == socket.IPPROTO_TCP
@@ -251,7 +264,7 @@ def test_a_port_that_is_taken(server: SearchServer, passages: tuple[Passage, ...
 
 
 def test_settings_are_checked() -> None:
-    for changes in ({"workers": 0}, {"queue": -1}, {"body_s": 0.0}, {"grace_s": float("nan")}):
+    for changes in ({"workers": 0}, {"queue": -1}, {"connections": 0}, {"body_s": 0.0}, {"grace_s": float("nan")}):
         with pytest.raises(UserError):
             ServerSettings(**changes)
 
