@@ -6,7 +6,7 @@ the environment's arguments, so that a replay counts alike.
 
 from __future__ import annotations
 
-import itertools
+import functools
 import re
 from typing import Protocol, runtime_checkable
 
@@ -38,7 +38,9 @@ class RegexTokenCounter:
     """
 
     name = "regex"
-    _TOKEN = re.compile(r"[A-Za-z\u00c0-\u024f]{1,12}|\d{1,3}|[^\W\d_]|[^\w\s]|_|[^\S ]| {2,16}")
+    # The classes are disjoint, so their order is free: what is frequent in English comes first.
+    _KINDS = r"[A-Za-z\u00c0-\u024f]{1,12}|[^\w\s]|\d{1,3}|[^\W\d_]|_|[^\S ]| {2,16}"
+    _TOKEN = re.compile(_KINDS)
 
     def count(self, text: str) -> int:
         """Number of tokens of ``text``."""
@@ -48,7 +50,15 @@ class RegexTokenCounter:
         """The longest prefix of ``text`` that has at most ``n`` tokens."""
         if len(text) <= n:  # a token has one character at least
             return text
-        # The last token that fits and the first that does not; the others are skipped without a loop in Python.
-        ends = [match.end() for match in itertools.islice(self._TOKEN.finditer(text), max(n - 1, 0), n + 1)]
-        fits = len(ends) <= (1 if n else 0)
-        return text if fits else text[: ends[0] if n else 0]
+        start = _first_tokens(self._KINDS, n).match(text)
+        end = start.end() if start else 0
+        return text if self._TOKEN.search(text, end) is None else text[:end]
+
+
+@functools.lru_cache(maxsize=64)
+def _first_tokens(kinds: str, n: int) -> re.Pattern[str]:
+    """Matches as many tokens as there are, at most ``n``: one call instead of a loop, since every step cuts texts.
+
+    A single space between two tokens is none itself. Nothing is ever taken back (``+``): no other cut is possible.
+    """
+    return re.compile(rf"(?:(?: (?! ))?+(?:{kinds})){{0,{n}}}+")

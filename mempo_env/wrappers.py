@@ -158,7 +158,7 @@ class ShuffledMemory(gym.Wrapper[Observation, str, Observation, str], RecordCons
 
 
 class BudgetSchedule(gym.Wrapper[Observation, str, Observation, str], RecordConstructorArgs):
-    """Changes the budget from stage to stage, as a curriculum (ContextBudget, arXiv 2604.01664, tightens it).
+    """Changes the budget from stage to stage: a curriculum, such as ContextBudget (arXiv 2604.01664) trains with.
 
     A stage begins with an episode, never within one. It is counted by this environment's episodes, or set from outside,
     by training step say: ``env.set_wrapper_attr("stage", 2)``, for a vector ``envs.set_attr("stage", 2)``. Set it from

@@ -28,6 +28,22 @@ def test_truncation_keeps_a_prefix_within_the_limit(text: str, n: int) -> None:
         assert COUNTER.count(cut) == n
 
 
+SPACED = st.lists(
+    st.one_of(
+        st.sampled_from([" ", "  ", " " * 15, " " * 16, " " * 17, " " * 18, "\n", "a", "b" * 13, "1234", "_", "é文½²"]),
+        st.text(max_size=3),
+    )
+).map("".join)
+
+
+@given(SPACED, st.integers(0, 12))
+def test_truncation_ends_after_the_nth_token_of_the_count(text: str, n: int) -> None:
+    """Against a plain walk over the tokens that are counted."""
+    ends = [match.end() for match in COUNTER._TOKEN.finditer(text)]
+    assert COUNTER.count(text) == len(ends)
+    assert COUNTER.truncate(text, n) == (text if len(ends) <= n else text[: ends[n - 1] if n else 0])
+
+
 def test_counts_by_hand() -> None:
     assert isinstance(COUNTER, TokenCounter)
     assert COUNTER.count("Mira plays chess.") == 4
