@@ -13,6 +13,7 @@ from mempo_env.errors import UserError
 from mempo_env.records import Passage
 
 from .records_io import Row, answers, read_rows, text, texts
+from .search_protocol import read_contents
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def load_corpus(path: str | Path) -> tuple[Passage, ...]:
     r"""Reads a corpus file.
 
     Rows are ``{id, title, text}`` (ours, and the columns of DPR's ``psgs_w100.tsv``), ``{id, contents}`` with the
-    title in quotes on the first line of ``contents`` (FlashRAG's and Search-R1's ``wiki-18.jsonl``); other fields are
+    title in quotes on the first line of ``contents``, or text alone (FlashRAG's and Search-R1's ``wiki-18.jsonl``); other fields are
     ignored.
 
     Args:
@@ -118,13 +119,10 @@ def _with_title(row: Row, where: str) -> Passage:
 
 
 def _with_contents(row: Row, where: str) -> Passage:
-    title, line, body = text(row, "contents", where).partition("\n")
-    if not line or not body.strip():
-        raise UserError(f"{where}: 'contents' must be a title, a line break and a text")
-    title = title.strip()
-    if len(title) > 1 and title[0] == title[-1] == '"':
-        title = title[1:-1]
-    return Passage(text(row, "id", where), title, body)
+    title, body = read_contents(text(row, "contents", where))
+    if not body.strip():
+        raise UserError(f"{where}: 'contents' has a title and no text")
+    return Passage(text(row, "id", where), title.strip(), body)
 
 
 def find_file(folder: Path, stem: str) -> Path | None:

@@ -82,6 +82,8 @@ class PartReader:
 class ReadingEnv(MemoryEnv):
     """Base of the environments that read; a subclass calls ``_set_up_reading`` once it is constructed."""
 
+    stateful = True  # the reader's place
+
     def _set_up_reading(self, reader: PartReader, parts: int, questions: str, task_text: str) -> None:
         """Args: the tool, the most parts of a task, where the questions are, and the task's text without them."""
         if questions not in get_args(Questions):

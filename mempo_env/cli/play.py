@@ -50,10 +50,13 @@ class PlayFlags:
         Raises:
             UserError: An option is malformed or has a flag of its own.
         """
-        from mempo_env.envs.making import parse_options
+        from mempo_env.envs.making import env_arguments, parse_options
 
         given = {"dataset": self.dataset, "data": list(self.data), "budget": self.budget}
         settings = {"goals": self.goals, "split": self.split} | {name: value for name, value in given.items() if value}
+        known = env_arguments(self.env)
+        if known is not None and "dataset" not in known and (self.dataset or self.data):
+            raise UserError(f"{self.env} takes no dataset; drop --dataset and --data")
         options = parse_options(self.env_options)
         if named := sorted({*given, "goals", "split"} & set(options)):
             raise UserError(f"--env-options {named[0]}=..: {named[0]} has a flag of its own; see mempo play --help")

@@ -381,8 +381,8 @@ def test_a_damaged_table(
 def test_corpora_that_cannot_be_used(tmp_path: Path, published: Published, write: Write) -> None:
     name, rows = published["nq-open"]
     write(tmp_path / name, rows)
-    (tmp_path / "wiki-18.jsonl").write_text('{"id": "0", "contents": "no line break"}\n')
-    with pytest.raises(UserError, match=r"wiki-18.jsonl:1: 'contents' must be a title, a line break and a text"):
+    (tmp_path / "wiki-18.jsonl").write_text('{"id": "0", "contents": "\\"A title\\""}\n')
+    with pytest.raises(UserError, match=r"wiki-18.jsonl:1: 'contents' has a title and no text"):
         QaDataset([tmp_path], "dev")
     (tmp_path / "psgs_w100.tsv").write_text("id\ttext\ttitle\n1\tx\ty\n")
     with pytest.raises(UserError, match=r"several corpora: psgs_w100.tsv, wiki-18.jsonl"):

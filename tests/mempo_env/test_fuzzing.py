@@ -22,7 +22,7 @@ OURS = sorted(name for name in gym.registry if name.startswith("MemPO"))
 SETTINGS: tuple[dict[str, Any], ...] = (
     {},
     {"memory": "optional", "budget": "paper", "format_penalty": 0.1, "outcome": "f1"},
-    {"memory": "off", "budget": {"memory_tokens": 8}},
+    {"memory": "off"},
 )
 ACTIONS = 102_000  # in all
 
@@ -37,7 +37,7 @@ def make(name: str, **arguments: Any) -> MemoryEnv:
 @pytest.mark.parametrize("name", OURS)
 def test_no_output_breaks_a_promise(name: str, arguments: dict[str, Any]) -> None:
     actions = ACTIONS // (len(OURS) * len(SETTINGS))
-    report = fuzz_env(make(name, **arguments), actions, seed=len(arguments))
+    report = fuzz_env(make(name, **arguments), actions, seed=len(arguments), long_share=1e-3)
     assert report.actions == actions
     assert report.episodes > actions / 20
     assert report.answered > actions / 100
