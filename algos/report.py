@@ -19,7 +19,7 @@ from rich.table import Table
 
 from mempo_env.metrics import bootstrap_interval
 
-from ..agents.evaluation import EvaluationRow
+from ..agents.eval_rows import EvaluationRow
 from .config import RunConfig
 from .logs import TIME, read_metrics
 from .stored import StoredEvaluation, load_evaluation
