@@ -45,7 +45,7 @@ def noted(episode: Episode, tokens: Tokens | None, counter: TokenCounter, instru
     for note, new in zip(notes, _new_tokens(episode), strict=True):
         note[NEW_TOKENS] = new
     if tokens is not None and episode.turns:
-        task = count_text(tokens, episode.task.text)
+        task = count_text(tokens, episode.turns[0].observation["task"])
         history = context_costs(episode, HistoryContext(), tokens, instructions)
         for note, cost in zip(notes, history, strict=True):
             note |= {TASK_TOKENS: task, HISTORY_TOKENS: cost}

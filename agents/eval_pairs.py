@@ -1,8 +1,8 @@
 """Two rows over the same tasks: paired differences in scores and costs, and what was saved in tokens.
 
 Invariants:
-    * only one and the same task is ever paired, and what has no partner is counted: a reset seed names a task only within
-      one environment, so the task itself is compared;
+    * only one and the same task is ever paired, and what has no partner is counted: a reset seed names a task only
+      within one environment, so the task itself is compared;
     * a task with a fault on either side is left out of both.
 """
 

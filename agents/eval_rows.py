@@ -30,8 +30,8 @@ MEMORY_TOKENS, TASK_TOKENS, NEW_TOKENS, HISTORY_TOKENS, QUALITY = (
     "history_tokens",
     "quality",
 )
-"""Notes in ``Turn.info``: length of the memory that was written; length of the task's text; tokens of this call that the
-call before did not hold; input and output had every earlier turn stayed in the chat; Q(m) of the memory."""
+"""Notes in ``Turn.info``: length of the memory that was written; length of the task as it is shown; tokens of this call
+that the call before did not hold; input and output had every earlier turn stayed in the chat; Q(m) of the memory."""
 
 PER_EPISODE = (
     *("f1", "em", "f1_sum", "em_sum", "success", "truncated"),
@@ -206,11 +206,12 @@ def row_of(key: RowKey, episodes: Sequence[Episode], counter: TokenCounter | Non
     intervals: dict[str, tuple[float, float]] = {}
     for name in PER_EPISODE:
         values = [metrics[name] for metrics in measured]
-        means[name], intervals[name] = _mean(values), bootstrap_interval(values)
+        means[name], intervals[name] = _mean(values), _known(bootstrap_interval(values))
     for name in PER_MEMORY:
         memories = [memory_metric(episode, name, counter) for episode in valid]
         means[name] = _mean([value for some in memories for value in some])
-        intervals[name] = bootstrap_ratio_interval([sum(some) for some in memories], [len(some) for some in memories])
+        sums, sizes = [sum(some) for some in memories], [len(some) for some in memories]
+        intervals[name] = _known(bootstrap_ratio_interval(sums, sizes))
     f1_interval, em_interval = intervals.pop("f1"), intervals.pop("em")
     return EvaluationRow(
         **dataclasses.asdict(key),
@@ -238,4 +239,9 @@ def _note(info: Mapping[str, object], name: str) -> float:
 
 
 def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else math.nan
+    mean = sum(values) / len(values) if values else math.nan
+    return math.nan if math.isnan(mean) else mean  # the one NaN that rows hold, so that equal rows compare equal
+
+
+def _known(interval: tuple[float, float]) -> tuple[float, float]:
+    return (math.nan, math.nan) if math.isnan(sum(interval)) else interval

@@ -3,8 +3,8 @@
     config.json               environment and agents, which a second call must repeat; the plan, which may grow
     episodes/<row>.jsonl.gz   an episode a line, each line with its row's key; appended to, never rewritten
 
-Each line is a gzip member of its own, so that a process that is killed tears the last line at most: it is dropped with a
-notice, and played again by whoever goes on.
+Each line is a gzip member of its own, so that a process that is killed tears the last line at most: it is dropped with
+a notice, and played again by whoever goes on.
 
 Invariants:
     * what was stored is never lost by going on, by an interruption, or by making the tables again;

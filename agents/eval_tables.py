@@ -1,7 +1,7 @@
 """Tables of an evaluation: for the terminal, and as CSV and Markdown.
 
-Invariant: a table shows what it is given and computes nothing; the terminal's fit 80 columns, what does not fit there is
-in the files. A mean over nothing is a dash.
+Invariant: a table shows what it is given and computes nothing; the terminal's fit 80 columns, what does not fit there
+is in the files. A mean over nothing is a dash.
 """
 
 from __future__ import annotations

@@ -13,10 +13,11 @@ from mempo_env.actions import Answer
 from mempo_env.agents.contexts import HistoryContext
 from mempo_env.agents.eval_rows import evaluation_row
 from mempo_env.agents.evaluation import EVAL_SEED_START, EvaluationReport, eval_seeds, evaluate, report_table
-from mempo_env.agents.expert import ExpertAgent, Flaws
+from mempo_env.agents.expert import ExpertAgent
 from mempo_env.agents.history_cost import history_cost
 from mempo_env.agents.rollout import EnvFactory, group_specs, rollout
 from mempo_env.agents.scripted import RandomTextAgent
+from mempo_env.agents.scripted_expert import Flaws
 from mempo_env.agents.textual import count_messages
 from mempo_env.envs.closed_world import split_of
 from mempo_env.envs.multi_goal import MultiGoalEnv
