@@ -22,6 +22,7 @@ from mempo_env.records import Episode
 from mempo_env.tokens import RegexTokenCounter, TokenCounter
 
 from .base import Agent
+from .overflow import OVERFLOW
 
 MEMORY_TOKENS, TASK_TOKENS, NEW_TOKENS, HISTORY_TOKENS, QUALITY = (
     "memory_tokens",
@@ -34,7 +35,7 @@ MEMORY_TOKENS, TASK_TOKENS, NEW_TOKENS, HISTORY_TOKENS, QUALITY = (
 that the call before did not hold; input and output had every earlier turn stayed in the chat; Q(m) of the memory."""
 
 PER_EPISODE = (
-    *("f1", "em", "f1_sum", "em_sum", "success", "truncated"),
+    *("f1", "em", "f1_sum", "em_sum", "success", "truncated", "overflowed"),
     *("total_tokens", "total_tokens_unique", "peak_tokens", "peak_tokens_less_task"),
     *("turns", "tool_calls", "format_errors"),
 )
@@ -87,6 +88,7 @@ class EvaluationRow:
         f1_sum: F1 summed over the goals, each 0 to 1, as MEM1 (arXiv 2506.15841) prints it.
         em_sum: The same of EM.
         peak_tokens_less_task: PT less the tokens of the task's text.
+        overflowed: Share of episodes in which a prompt was longer than the model takes, so that the turn was lost.
         quality: Mean Q(m) of the memories that were written, where a policy could score them.
         intervals: Intervals of the other means, by name.
     """
@@ -113,6 +115,7 @@ class EvaluationRow:
     f1_sum: float = math.nan
     em_sum: float = math.nan
     peak_tokens_less_task: float = math.nan
+    overflowed: float = math.nan
     quality: float = math.nan
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
@@ -151,6 +154,7 @@ def episode_metrics(episode: Episode) -> dict[str, float]:
         "em_sum": goals * scores["em"],
         "success": 100 * scores["success"],
         "truncated": 100 * float(episode.truncated),
+        "overflowed": 100 * float(any(turn.info.get("stop_reason") == OVERFLOW for turn in episode.turns)),
         "total_tokens": cost.total,
         "total_tokens_unique": cost.total_unique if math.isnan(sum(new)) else sum(new),
         "peak_tokens": cost.peak,

@@ -9,18 +9,19 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from .eval_pairs import Paired, Saving
 from .eval_rows import EvaluationRow, RowKey
 
 LEGEND = (
-    "F1, EM, all (every goal right) in %; intervals 95 %; TT, PT: total and peak tokens; means over n episodes, those "
-    "that ended on a fault (+ e) left out"
+    "F1, EM, all (every goal right) in %, intervals 95 %; TT, PT: total and peak tokens; Q(m): memory quality; means "
+    "over n episodes, those that ended on a fault (+ e) left out"
 )
 NOTHING = "-"
 
@@ -31,12 +32,12 @@ def number(value: float, form: str = ".1f") -> str:
 
 
 def with_interval(value: float, interval: tuple[float, float], form: str = ".1f") -> str:
-    """A number with its interval, such as ``90.5 (86-94.5)``; signs and percentages keep their own form."""
+    """A number with its interval: ``90.5 (86-94.5)``, or, where it can be negative, ``+4.5 [+1.0, +8.0]``."""
     if math.isnan(value):
         return NOTHING
     if form == ".1f":
         return f"{value:.1f} ({interval[0]:.3g}-{interval[1]:.3g})"
-    return f"{format(value, form)} ({format(interval[0], form)} to {format(interval[1], form)})"
+    return f"{value:{form}} [{interval[0]:{form}}, {interval[1]:{form}}]"
 
 
 def counted(episodes: int, errors: int) -> str:
@@ -44,9 +45,9 @@ def counted(episodes: int, errors: int) -> str:
     return f"{episodes}" + (f" + {errors} errors" if errors else "")
 
 
-def plain_table(title: str, caption: str) -> Table:
+def plain_table(title: str, caption: str | None = None) -> Table:
     """An empty table of the house's form: narrow, without frames."""
-    table = Table(title=title, caption=caption, box=box.SIMPLE_HEAD)
+    table = Table(title=Text(title, style="table.title"), caption=caption, box=box.SIMPLE_HEAD)
     table.padding, table.collapse_padding, table.pad_edge = (0, 1), True, False
     return table
 
@@ -70,7 +71,7 @@ def rows_table(rows: Iterable[EvaluationRow], title: str) -> Table:
     for row in rows:
         table.add_row(
             str(row.goals),
-            *(getattr(row, name) for name in differing),
+            *(Text(getattr(row, name)) for name in differing),
             with_interval(row.f1, row.f1_interval),
             with_interval(row.em, row.em_interval),
             number(row.success),
@@ -84,31 +85,26 @@ def rows_table(rows: Iterable[EvaluationRow], title: str) -> Table:
     return table
 
 
-def evaluation_tables(rows: Sequence[EvaluationRow], notes: Mapping[str, str]) -> list[Table]:
-    """A table per agent and budget: number of goals by context strategy.
-
-    Args:
-        rows: In any order.
-        notes: For each agent what stands under its tables.
-    """
+def evaluation_tables(rows: Sequence[EvaluationRow]) -> list[Table]:
+    """A table per agent and budget: number of goals by context strategy; what the columns are says ``LEGEND``."""
     tables = []
     for agent, budget in dict.fromkeys((row.agent, row.budget) for row in rows):
         some = sorted((row for row in rows if (row.agent, row.budget) == (agent, budget)), key=lambda row: row.goals)
         contexts = list(dict.fromkeys(row.context for row in some))
         only = f", context {contexts[0]}" if len(contexts) == 1 and contexts[0] else ""
-        caption = f"{notes[agent]}\n{LEGEND}" if notes.get(agent) else LEGEND
-        table = plain_table(f"{agent}, budget {budget}{only}", caption)
+        table = plain_table(f"{agent}, budget {budget}{only}")
         table.add_column("goals", justify="right")
         if len(contexts) > 1:
             table.add_column("context", no_wrap=True)
-        for name in ("F1", "EM", "all", "TT", "PT", "turns", "Q(m)", "n"):
+        scored = any(not math.isnan(row.quality) for row in some)
+        for name in ("F1", "EM", "all", "TT", "PT", "turns", *(["Q(m)"] if scored else []), "n"):
             table.add_column(name, justify="right", no_wrap=name != "n")
         last = None
         for row in some:
             if last not in (None, row.goals) and len(contexts) > 1:
                 table.add_section()
             table.add_row(
-                "" if row.goals == last else str(row.goals),
+                str(row.goals),
                 *([row.context] if len(contexts) > 1 else []),
                 with_interval(row.f1, row.f1_interval),
                 number(row.em),
@@ -116,7 +112,7 @@ def evaluation_tables(rows: Sequence[EvaluationRow], notes: Mapping[str, str]) -
                 number(row.total_tokens, ".0f"),
                 number(row.peak_tokens, ".0f"),
                 number(row.turns),
-                number(row.quality, ".3f"),
+                *([number(row.quality, ".3f")] if scored else []),
                 f"{row.episodes}" + (f" + {row.errors}e" if row.errors else ""),
             )
             last = row.goals
@@ -124,27 +120,56 @@ def evaluation_tables(rows: Sequence[EvaluationRow], notes: Mapping[str, str]) -
     return tables
 
 
+def sides_table(rows: Sequence[EvaluationRow], title: str = "Side by side") -> Table:
+    """Rows of several sources under each other at each number of goals, in the order given."""
+    names = [name for name in ("context", "budget") if len({getattr(row, name) for row in rows}) > 1]
+    table = plain_table(title)
+    table.add_column("goals", justify="right")
+    for name in ("agent", *names):
+        table.add_column(name)
+    for name in ("F1", "EM", "all", "TT", "PT", "n"):
+        table.add_column(name, justify="right", no_wrap=name != "n")
+    last = None
+    for row in rows:
+        if last not in (None, row.goals):
+            table.add_section()
+        last = row.goals
+        table.add_row(
+            str(row.goals),
+            Text(row.agent),
+            *(Text(getattr(row, name)) for name in names),
+            with_interval(row.f1, row.f1_interval),
+            number(row.em),
+            number(row.success, ".0f"),
+            number(row.total_tokens, ".0f"),
+            number(row.peak_tokens, ".0f"),
+            f"{row.episodes}" + (f" + {row.errors}e" if row.errors else ""),
+        )
+    return table
+
+
 def savings_table(savings: Sequence[Saving]) -> Table:
     """Tokens saved against full history, beside the bound."""
     table = plain_table(
         "Tokens saved against full history",
-        "bound: most of TT that can be saved where equally long tool results are all that costs, 1 - 2 / (C + 1) for C "
-        "calls; F1: paired difference from history in points, or 'priced' where history was not played and the same "
-        "episodes are priced as if every turn had stayed in the chat; intervals 95 %",
+        "in %; bound: what would be saved of TT if equally long tool results were all that costs, 1 - 2 / (C + 1) for "
+        "C calls (prompts lower a saving, outputs that history keeps raise it); F1: difference from history over the "
+        "same tasks, in points, or 'priced' where history was not played and the same episodes are priced as if every "
+        "turn had stayed in the chat",
     )
     labels = _labels([saving.row for saving in savings])
     table.add_column("goals", justify="right")
     for name in labels:
         table.add_column(name, no_wrap=True)
     for name in ("C", "TT saved", "bound", "PT saved", "F1"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for saving in savings:
         table.add_row(
             str(saving.row.goals),
-            *(getattr(saving.row, name) for name in labels),
+            *(Text(getattr(saving.row, name)) for name in labels),
             number(saving.calls),
             _percent(saving.total, saving.total_interval),
-            f"{saving.bound:.0%}",
+            f"{100 * saving.bound:.0f}",
             _percent(saving.peak, saving.peak_interval),
             with_interval(saving.f1, saving.f1_interval, "+.1f") if saving.measured else "priced",
         )
@@ -156,18 +181,23 @@ def pairs_table(pairs: Sequence[Paired], title: str = "Differences over the same
     table = plain_table(
         title, "paired by task, 95 % intervals over tasks; F1 in points, TT and PT in tokens; n tasks that both played"
     )
-    labels = _labels([side for pair in pairs for side in (pair.row, pair.reference)])
+    names = ("agent", "context", "budget")
+    within = [name for name in names if any(getattr(pair.row, name) != getattr(pair.reference, name) for pair in pairs)]
+    across = [name for name in names if name not in within and len({getattr(pair.row, name) for pair in pairs}) > 1]
     table.add_column("goals", justify="right")
-    table.add_column("row")
+    for name in across:
+        table.add_column(name)
+    table.add_column("of")
     table.add_column("less")
     for name in ("F1", "TT", "PT"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("n", justify="right")
     for pair in pairs:
         table.add_row(
             str(pair.row.goals),
-            ", ".join(getattr(pair.row, name) for name in labels),
-            ", ".join(getattr(pair.reference, name) for name in labels),
+            *(Text(getattr(pair.row, name)) for name in across),
+            Text(", ".join(getattr(pair.row, name) for name in within)),
+            Text(", ".join(getattr(pair.reference, name) for name in within)),
             with_interval(pair.differences["f1"], pair.intervals["f1"], "+.1f"),
             with_interval(pair.differences["total_tokens"], pair.intervals["total_tokens"], "+.0f"),
             with_interval(pair.differences["peak_tokens"], pair.intervals["peak_tokens"], "+.0f"),
@@ -219,4 +249,4 @@ def _labels(keys: Sequence[RowKey]) -> list[str]:
 
 
 def _percent(value: float, interval: tuple[float, float]) -> str:
-    return NOTHING if math.isnan(value) else f"{value:.0%} ({interval[0]:.0%} to {interval[1]:.0%})"
+    return with_interval(100 * value, (100 * interval[0], 100 * interval[1]), ".0f")

@@ -45,6 +45,10 @@ from .settings import SamplingConfig
 _LOG = logging.getLogger(__name__)
 
 
+class PromptTooLongError(UserError):
+    """A prompt is longer than the model or ``max_prompt_tokens`` allows, and nothing of it may be cut."""
+
+
 class LoraPolicy:
     """Plays turns with a language model.
 
@@ -108,7 +112,7 @@ class LoraPolicy:
         """The prompt of a request, as ``act`` gives it to the sampler.
 
         Raises:
-            UserError: It is longer than the model or ``max_prompt_tokens`` allows.
+            PromptTooLongError: It is longer than the model or ``max_prompt_tokens`` allows.
         """
         ids = self.codec.encode_chat(self.context.messages(request))
         limit = self.prompt_limit
@@ -121,7 +125,7 @@ class LoraPolicy:
             observation = request.observation | {"tool_result": counter.truncate(full, keep)}
             ids = self.codec.encode_chat(self.context.messages(replace(request, observation=observation)))
         if len(ids) > limit:
-            raise UserError(
+            raise PromptTooLongError(
                 f"turn {request.key.turn} of {request.key.group_id}: a prompt of {length} tokens exceeds {limit}; "
                 "raise max_prompt_tokens or lower max_new_tokens where the model allows it, ask fewer goals, show less "
                 "per query (topk, max_passage_tokens), use the memory context, or set truncate_tool_result"

@@ -1,4 +1,4 @@
-"""The command line: ``mempo train | eval | play | env``.
+"""The command line: ``mempo train | eval | compare | play | env``.
 
 Invariants:
     * this file imports nothing heavy, so that ``mempo --help`` answers at once; a command's modules load when it runs;
@@ -17,7 +17,8 @@ from mempo_env.errors import UserError, unknown_name
 
 COMMANDS = {
     "train": "Train a policy: warm start, then --algo mempo, grpo, ppo, or your own; or go on with a run.",
-    "eval": "Measure a trained run, or the scripted expert, at several numbers of goals.",
+    "eval": "Measure runs, models, chat servers or the expert, at several numbers of goals, contexts and budgets.",
+    "compare": "Put runs or evaluations side by side, with differences over the same tasks.",
     "play": "Play an episode yourself, in the terminal.",
     "env": "Print versions and machine, for bug reports.",
 }
@@ -25,6 +26,7 @@ EXAMPLES = (
     "mempo train --preset tiny --algo mempo --out runs/first",
     "mempo train --resume runs/first --steps 80",
     "mempo eval runs/first --goals 2 4 6 8 10",
+    "mempo compare runs/first runs/second",
     "mempo play --goals 2",
 )
 
@@ -76,7 +78,7 @@ def _run(arguments: list[str]) -> None:
 def usage() -> str:
     """What ``mempo --help`` prints."""
     lines = ["usage: mempo COMMAND [flags]", "", "Language agents that manage their own memory.", "", "commands:"]
-    lines += [f"  {name:6} {purpose}" for name, purpose in COMMANDS.items()]
+    lines += [f"  {name:7} {purpose}" for name, purpose in COMMANDS.items()]
     lines += ["", "examples:", *(f"  {example}" for example in EXAMPLES)]
     lines += ["", "mempo COMMAND --help lists a command's flags; mempo --version prints the version."]
     return "\n".join(lines) + "\n"
