@@ -70,12 +70,34 @@ class AnswerScorer:
 
     def quality(self, items: Sequence[tuple[Task, str]]) -> Tensor:
         """Q(m) of each (task, memory), as float64 (M,). Equal questions are computed once."""
+        return self._aggregate(self._memory_questions(items))
+
+    def token_quality(self, items: Sequence[tuple[Task, str]]) -> tuple[Tensor, list[list[tuple[TokenRow, Tensor]]]]:
+        """``quality``, and what it was made of.
+
+        Args:
+            items: (task, memory) pairs.
+
+        Returns:
+            Q(m) as float64 (M,); and for each pair, per question (one, or one per goal) the row of the best alias with
+            the log-probabilities (n_gold,) of its output.
+        """
+        wanted = self._memory_questions(items)
+        scored = self._score_all(wanted)
+
+        def best(aliases: Sequence[TokenRow]) -> TokenRow:
+            return max(aliases, key=lambda row: _probability(scored[row]))
+
+        parts = [[(row, scored[row]) for row in map(best, questions)] for questions in wanted]
+        return self._mean_of_best(wanted, scored), parts
+
+    def _memory_questions(self, items: Sequence[tuple[Task, str]]) -> list[list[list[TokenRow]]]:
         context = MemoryContext()
 
         def prompt(task: Task, memory: str) -> Callable[[str], tuple[int, ...]]:
             return lambda text: self._prompt(context, task, _answer_time(text, memory), ())
 
-        return self._aggregate([self._questions(task, prompt(task, memory)) for task, memory in items])
+        return [self._questions(task, prompt(task, memory)) for task, memory in items]
 
     def history_quality(self, items: Sequence[tuple[Episode, int]]) -> Tensor:
         """P(a | s_<t): the same probability given the whole uncompressed history before the output of turn t.
@@ -114,7 +136,8 @@ class AnswerScorer:
         """
         if self.reference is None:
             raise ValueError("no reference episodes without a FrozenReference; give the scorer one")
-        return self.reference.quality(groups, episodes, self.memory_quality)
+        # Not ``self.memory_quality``: a subclass that keeps what it scores must not keep the reference's numbers.
+        return self.reference.quality(groups, episodes, lambda items: AnswerScorer.memory_quality(self, items))
 
     def recall_row(self, task: Task, memory: str, answers: str) -> TokenRow:
         """The scoring prompt as a row to imitate: output ``<answer>`` + answers + ``</answer>``.
@@ -163,13 +186,18 @@ class AnswerScorer:
 
     def _aggregate(self, wanted: Sequence[Sequence[Sequence[TokenRow]]]) -> Tensor:
         """Mean over questions of the best alias's exp(mean log-probability)."""
+        return self._mean_of_best(wanted, self._score_all(wanted))
+
+    def _score_all(self, wanted: Sequence[Sequence[Sequence[TokenRow]]]) -> dict[TokenRow, Tensor]:
         unique = list(dict.fromkeys(row for questions in wanted for aliases in questions for row in aliases))
         self._refuse_too_long(unique)
         with self.policy.evaluating():
             scored = self.processes.share(unique, self._score)  # per row (n_gold,)
-        probability = {
-            row: math.exp(logprobs.double().mean().item()) for row, logprobs in zip(unique, scored, strict=True)
-        }
+        return dict(zip(unique, scored, strict=True))
+
+    @staticmethod
+    def _mean_of_best(wanted: Sequence[Sequence[Sequence[TokenRow]]], scored: dict[TokenRow, Tensor]) -> Tensor:
+        probability = {row: _probability(logprobs) for row, logprobs in scored.items()}
         return torch.tensor(
             [
                 sum(max(probability[row] for row in aliases) for aliases in questions) / len(questions)
@@ -189,6 +217,11 @@ class AnswerScorer:
                 f"scoring answers needs {longest} tokens, but the model has {limit} positions; use a baseline other "
                 "than 'history', a smaller budget, fewer goals, or a model with a longer input"
             )
+
+
+def _probability(logprobs: Tensor) -> float:
+    """exp of the mean (n_gold,)."""
+    return math.exp(logprobs.double().mean().item())
 
 
 def joint_answer(task: Task) -> str:
