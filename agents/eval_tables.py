@@ -149,9 +149,9 @@ def sides_table(rows: Sequence[EvaluationRow], title: str = "Side by side") -> T
 
 
 def savings_table(savings: Sequence[Saving]) -> Table:
-    """Tokens saved against full history, beside the bound."""
+    """Tokens that one agent saved against full history, beside the bound."""
     table = plain_table(
-        "Tokens saved against full history",
+        f"Tokens saved by {savings[0].row.agent} against full history",
         "in %; bound: what would be saved of TT if equally long tool results were all that costs, 1 - 2 / (C + 1) for "
         "C calls (prompts lower a saving, outputs that history keeps raise it); F1: difference from history over the "
         "same tasks, in points, or 'priced' where history was not played and the same episodes are priced as if every "
@@ -178,26 +178,29 @@ def savings_table(savings: Sequence[Saving]) -> Table:
 
 def pairs_table(pairs: Sequence[Paired], title: str = "Differences over the same tasks") -> Table:
     """Paired differences: scores in points, costs in tokens."""
-    table = plain_table(
-        title, "paired by task, 95 % intervals over tasks; F1 in points, TT and PT in tokens; n tasks that both played"
-    )
     names = ("agent", "context", "budget")
     within = [name for name in names if any(getattr(pair.row, name) != getattr(pair.reference, name) for pair in pairs)]
     across = [name for name in names if name not in within and len({getattr(pair.row, name) for pair in pairs}) > 1]
+    references = [", ".join(getattr(pair.reference, name) for name in within) for pair in pairs]
+    one = len(set(references)) == 1  # then it stands in the title
+    title += f", budget {pairs[0].row.budget}" if "budget" not in [*within, *across] else ""
+    about = "paired by task, 95 % intervals over tasks; F1 in points, TT and PT in tokens; n tasks that both played"
+    table = plain_table(f"{title}, from {references[0]}" if one else title, about)
     table.add_column("goals", justify="right")
     for name in across:
         table.add_column(name)
     table.add_column("of")
-    table.add_column("less")
+    if not one:
+        table.add_column("less")
     for name in ("F1", "TT", "PT"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("n", justify="right")
-    for pair in pairs:
+    for pair, reference in zip(pairs, references, strict=True):
         table.add_row(
             str(pair.row.goals),
             *(Text(getattr(pair.row, name)) for name in across),
             Text(", ".join(getattr(pair.row, name) for name in within)),
-            Text(", ".join(getattr(pair.reference, name) for name in within)),
+            *([] if one else [Text(reference)]),
             with_interval(pair.differences["f1"], pair.intervals["f1"], "+.1f"),
             with_interval(pair.differences["total_tokens"], pair.intervals["total_tokens"], "+.0f"),
             with_interval(pair.differences["peak_tokens"], pair.intervals["peak_tokens"], "+.0f"),

@@ -1,4 +1,4 @@
-"""Runs and evaluations side by side: what each has at the same number of goals, and the differences over the same tasks.
+"""Runs and evaluations side by side: what each has at the same numbers of goals, and differences over the same tasks.
 
 Invariants:
     * everything is read from stored episodes; nothing is played, and no model is loaded;
@@ -72,7 +72,12 @@ def compare(folders: Sequence[Path], evaluations: Sequence[str] = ("after",)) ->
     Raises:
         UserError: A folder holds no evaluation, or there is only one source.
     """
-    sources = [source for folder in folders for source in _sources(folder, evaluations)]
+    short = [folder.resolve().name for folder in folders]
+    sources = [
+        source
+        for folder, name in zip(folders, short, strict=True)
+        for source in _sources(folder, name if short.count(name) == 1 else str(folder), evaluations)
+    ]
     if len(sources) < 2:
         raise UserError("comparing needs two or more: mempo compare RUN RUN, or of one run --evaluations before after")
     names = [name for name, _ in sources]
@@ -107,11 +112,10 @@ def _keys(sources: Sequence[tuple[str, _Rows]]) -> list[RowKey]:
     return [key for _, rows in sources for key in rows]
 
 
-def _sources(folder: Path, evaluations: Sequence[str]) -> list[tuple[str, _Rows]]:
+def _sources(folder: Path, name: str, evaluations: Sequence[str]) -> list[tuple[str, _Rows]]:
     """The named sources in a folder."""
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder; give run folders, or folders of mempo eval --out")
-    name = str(folder)
     if is_store(folder):
         rows = read_store(folder)
         if not rows:

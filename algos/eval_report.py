@@ -52,8 +52,9 @@ def write_evaluation(folder: Path, console: Console, *, plots: bool = True) -> l
     rows = [row_of(key, some) for key, some in episodes.items()]
     pairs, saved = row_pairs(episodes), savings(episodes)
     shown = [pair for pair in pairs if pair.reference.context != HISTORY]  # the table of savings has the others
-    tables = [savings_table(saved)] if saved else []
-    tables += [pairs_table(shown)] if shown else []
+    agents, budgets = ({getattr(row, name): None for row in rows} for name in ("agent", "budget"))
+    tables = [savings_table(some) for name in agents if (some := [one for one in saved if one.row.agent == name])]
+    tables += [pairs_table(some) for name in budgets if (some := [one for one in shown if one.row.budget == name])]
     notes, faults = agent_notes(settings, rows), fault_lines(episodes)
     for line in notes:
         console.print(line, markup=False, highlight=False)

@@ -26,14 +26,14 @@ from mempo_env.tokens import TokenCounter
 
 from ..agents.base import Agent
 from ..agents.eval_notes import agent_tokens, noted
-from ..agents.eval_rows import QUALITY, RowKey
+from ..agents.eval_rows import RowKey
 from ..agents.eval_store import EvalStore
 from ..agents.evaluation import eval_seeds, play
 from ..agents.overflow import OverflowLosesTurn
 from ..agents.policy import LoraPolicy, PromptTooLongError
 from ..agents.rollout import EnvPool, EpisodeSpec
 from .config import RunConfig
-from .memory_reward import AnswerScorer
+from .noting_scorer import NotingScorer
 from .setup import env_factory
 
 
@@ -168,33 +168,25 @@ def _play_row(
         agent = player.make(key.context, envs.memory_env)
         tokens = agent_tokens(agent)
         policy = agent if isinstance(agent, LoraPolicy) else None
+        scorer = None
         if policy is not None:
-            agent = OverflowLosesTurn(policy, PromptTooLongError)
+            agent, train = OverflowLosesTurn(policy, PromptTooLongError), config.train
+            scorer = NotingScorer(policy, instructions, scope=train.score_scope, max_tokens=train.micro_batch_tokens)
         bar.begin(key, turns)
         for episodes in play(agent, envs, key.goals, seeds, plan.seed, batch=plan.batch, on_turn=bar.on_turn):
-            if policy is not None:
-                train = config.train
-                scorer = AnswerScorer(
-                    policy, instructions, scope=train.score_scope, max_tokens=train.micro_batch_tokens
-                )
-                episodes = with_quality(episodes, scorer)
-            store.append(key, [noted(episode, tokens, player.counter, instructions) for episode in episodes])
+            scored = episodes if scorer is None else with_quality(episodes, scorer)
+            store.append(key, [noted(episode, tokens, player.counter, instructions) for episode in scored])
             bar.stored(len(episodes))
 
 
-def with_quality(episodes: Sequence[Episode], scorer: AnswerScorer) -> list[Episode]:
-    """The episodes with Q(m) noted at every turn that wrote a memory; those with an error as they were."""
+def with_quality(episodes: Sequence[Episode], scorer: NotingScorer) -> Sequence[Episode]:
+    """The episodes with Q(m) noted at every turn that wrote a memory; those with an error are not scored."""
     valid = [episode for episode in episodes if episode.error is None]
     where = [(episode, turn.memory) for episode in valid for turn in episode.turns if turn.memory_written]
-    values = iter(scorer.memory_quality(where).tolist() if where else [])
-
-    def note(turn: Turn) -> Turn:
-        return dataclasses.replace(turn, info=turn.info | {QUALITY: next(values)}) if turn.memory_written else turn
-
-    return [
-        episode if episode.error is not None else episode.replace(turns=tuple(map(note, episode.turns)))
-        for episode in episodes
-    ]
+    if not where:
+        return episodes
+    scorer.memory_quality(where)
+    return scorer.annotated(episodes)
 
 
 class _EpisodeBar:

@@ -66,7 +66,7 @@ def run(argv: Sequence[str]) -> None:
     console = Console()
     found = compare([Path(folder) for folder in flags.folders], flags.evaluations)
     tables = [sides_table([side.row for side in found.sides])]
-    tables += [pairs_table(found.pairs, "Differences from the first, over the same tasks")] if found.pairs else []
+    tables += [pairs_table(found.pairs)] if found.pairs else []
     lines = _lines(found)
     for table in tables:
         console.print(table)
