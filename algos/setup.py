@@ -19,7 +19,7 @@ from mempo_env.records import Observation
 from mempo_env.tokens import TokenCounter
 
 from ..agents.codec import ChatCodec
-from ..agents.contexts import get_context
+from ..agents.contexts import get_context, memory_mode
 from ..agents.models import add_lora, load_model, make_codec
 from ..agents.policy import LoraPolicy
 from ..agents.rollout import EnvFactory, EnvPool
@@ -56,8 +56,7 @@ def env_factory(
         kwargs["world"] = world
     else:
         kwargs["data"] = list(config.data)
-    if config.context != "memory" and kwargs["memory"] == "required":
-        kwargs["memory"] = "optional"
+    kwargs["memory"] = memory_mode(config.context, kwargs["memory"])
 
     def make() -> gym.Env[Observation, str]:
         return make_env(config.env, **kwargs)
