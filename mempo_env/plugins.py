@@ -16,7 +16,7 @@ from .errors import UserError, unknown_name
 T = TypeVar("T")
 
 _TRAIN = ("torch", "transformers", "peft", "accelerate", "safetensors", "tensorboard", "matplotlib")
-EXTRAS = {"gguf": "gguf"} | dict.fromkeys(_TRAIN, "train")
+EXTRAS = {"gguf": "gguf", "openai": "chat"} | dict.fromkeys(_TRAIN, "train")
 """Which extra of this project brings an optional module."""
 
 

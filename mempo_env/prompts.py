@@ -1,7 +1,8 @@
 """The text the agent reads: instructions with tool schemas, and one observation as a single string.
 
 Invariant: the order is instructions, task, memory, tool result, budget, so that instructions and task are a shared
-prefix of every input in a group. This is the only place with prompt wording.
+prefix of every input in a group. This is the only place with prompt wording, but for the styles of models that learned
+another protocol (``prompt_styles``).
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import json
 from collections.abc import Sequence
 from typing import Literal
 
+from .actions import ToolCall
 from .budgets import Budget
+from .prompt_styles import OWN, PromptStyle
 from .records import Observation
 from .tools import ToolSpec
 
@@ -62,30 +65,40 @@ def build_instructions(
     return "\n".join(lines)
 
 
-def render_task(task: str) -> str:
-    """The part of an input that all turns of a group share."""
-    return f"Task: {task}"
-
-
-def render_observation(observation: Observation, *, task: bool = True, memory: bool = True) -> str:
+def render_observation(
+    observation: Observation, *, task: bool = True, memory: bool = True, earlier: str = "", style: PromptStyle = OWN
+) -> str:
     r"""One observation as a single string, the user message of a turn.
 
     Args:
         observation: Its four fields.
         task: Whether to show the task field.
         memory: Whether to show the memory field.
+        earlier: Earlier turns that a context strategy brings back.
+        style: How the fields are worded.
 
     Returns:
-        Task, memory, tool result and budget, one a line; an empty field is left out, but never the task.
+        Task, memory, earlier turns, tool result and budget, one a line; an empty field is left out, but never the task.
 
     >>> render_observation({"task": "Q?", "memory": "m", "tool_result": "", "budget": "5 calls left"})
     'Task: Q?\nMemory: m\nBudget: 5 calls left'
     """
-    lines = [render_task(observation["task"])] if task else []
-    if memory and observation["memory"]:
-        lines.append(f"Memory: {observation['memory']}")
-    if observation["tool_result"]:
-        lines.append(f"Result: {observation['tool_result']}")
-    if observation["budget"]:
-        lines.append(f"Budget: {observation['budget']}")
-    return "\n".join(lines)
+    shown = [
+        (style.words.task, observation["task"], task),
+        (style.words.memory, observation["memory"], memory and bool(observation["memory"])),
+        (style.words.earlier, earlier, bool(earlier)),
+        (style.words.tool_result, observation["tool_result"], bool(observation["tool_result"])),
+        (style.words.budget, observation["budget"], bool(observation["budget"])),
+    ]
+    return "\n".join(words.format(style.escape(text)) for words, text, wanted in shown if wanted and words)
+
+
+def render_past_turn(number: int, call: ToolCall, result: str) -> str:
+    """A turn of the past as an entry of a store: what was called and what came of it.
+
+    Args:
+        number: Of the turn, from 1.
+        call: The call.
+        result: Its result.
+    """
+    return f"[turn {number}] {call.name} {json.dumps(call.arguments, ensure_ascii=False)}\n{result}"

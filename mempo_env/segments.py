@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .actions import Segment, scan
+from .actions import OWN_TAGS, Segment, TagSet, scan
 
 
-def token_segments(tokens: Sequence[bytes]) -> tuple[int, ...]:
+def token_segments(tokens: Sequence[bytes], tags: TagSet = OWN_TAGS) -> tuple[int, ...]:
     """Labels each token of an output.
 
     Args:
         tokens: The bytes of each token; joined they are the output's bytes. A token may be empty (a control token):
             it takes the segment of the byte that would follow.
+        tags: What opens and closes a block.
 
     Returns:
         One ``Segment`` value per token, as small ints.
@@ -26,7 +27,7 @@ def token_segments(tokens: Sequence[bytes]) -> tuple[int, ...]:
     """
     data = b"".join(tokens)
     byte_segments = bytearray(len(data) + 1)  # zero = Segment.OTHER
-    for block in scan(data):
+    for block in scan(data, tags):
         byte_segments[block.start : block.end] = bytes([block.segment]) * (block.end - block.start)
     labels: list[int] = []
     position = 0
