@@ -13,25 +13,21 @@ from mempo_env.metrics import TokenCosts, token_costs
 from mempo_env.records import Episode, Turn
 from mempo_env.tokens import TokenCounter
 
-from .base import Agent
+from .base import Agent, SlotKey, TurnRequest
+from .chat import ChatAgent
 from .contexts import HistoryContext
 from .eval_rows import HISTORY_TOKENS, MEMORY_TOKENS, NEW_TOKENS, TASK_TOKENS
-from .history_cost import context_costs
-from .textual import Tokens, count_text
+from .textual import Tokens, count_messages, count_text
+from .wording import OWN_WORDING, Wording
 
 
-def agent_tokens(agent: Agent) -> Tokens | None:
-    """What prices an agent's calls: a policy's codec, a text agent's counter, or None where a server counts alone."""
-    found: Tokens | None = getattr(agent, "codec", None) or getattr(agent, "tokens", None)
-    return found
-
-
-def noted(episode: Episode, tokens: Tokens | None, counter: TokenCounter, instructions: str) -> Episode:
+def noted(episode: Episode, agent: Agent, counter: TokenCounter, instructions: str) -> Episode:
     """The episode with notes in its turns' ``info``, and without ids.
 
     Args:
         episode: As played.
-        tokens: What its calls were priced with; None notes nothing that would mix two ways of counting.
+        agent: Who played it: its tokenizer or counter prices what was not played. A chat server's cannot be asked, and
+            two ways of counting are not mixed: nothing is priced then.
         counter: Counts memories, as the environment does.
         instructions: The environment's system message.
 
@@ -44,13 +40,25 @@ def noted(episode: Episode, tokens: Tokens | None, counter: TokenCounter, instru
             note[MEMORY_TOKENS] = counter.count(turn.memory)
     for note, new in zip(notes, _new_tokens(episode), strict=True):
         note[NEW_TOKENS] = new
+    tokens = agent_tokens(agent)
     if tokens is not None and episode.turns:
         task = count_text(tokens, episode.turns[0].observation["task"])
-        history = context_costs(episode, HistoryContext(), tokens, instructions)
-        for note, cost in zip(notes, history, strict=True):
-            note |= {TASK_TOKENS: task, HISTORY_TOKENS: cost}
+        wording: Wording = getattr(agent, "wording", OWN_WORDING)
+        for t, (note, turn) in enumerate(zip(notes, episode.turns, strict=True)):
+            key = SlotKey(episode.seed, 0, episode.group_id, episode.rollout_id, t)
+            request = TurnRequest(key, turn.observation, instructions, episode.turns[:t], episode.task)
+            shown = count_messages(tokens, wording.messages(HistoryContext(), request))
+            note |= {TASK_TOKENS: task, HISTORY_TOKENS: shown + turn.n_output}
     turns = tuple(_plain(turn, note) for turn, note in zip(episode.turns, notes, strict=True))
     return episode.replace(turns=turns)
+
+
+def agent_tokens(agent: Agent) -> Tokens | None:
+    """What prices an agent's calls: a policy's codec or a text agent's counter; None for a chat server."""
+    if isinstance(agent, ChatAgent):
+        return None
+    found: Tokens | None = getattr(agent, "codec", None) or getattr(agent, "tokens", None)
+    return found
 
 
 def _plain(turn: Turn, note: dict[str, object]) -> Turn:

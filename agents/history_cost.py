@@ -70,8 +70,8 @@ def history_cost(episodes: Sequence[Episode], tokens: Tokens, instructions: str 
     episodes = [episode for episode in episodes if episode.turns]
     if not episodes:
         raise ValueError("history_cost needs at least one episode with a turn")
-    memory = [context_costs(episode, MemoryContext(), tokens, instructions) for episode in episodes]
-    history = [context_costs(episode, HistoryContext(), tokens, instructions) for episode in episodes]
+    memory = [_costs(episode, MemoryContext(), tokens, instructions) for episode in episodes]
+    history = [_costs(episode, HistoryContext(), tokens, instructions) for episode in episodes]
     # The last turn's result is shown to nobody.
     calls = [sum(bool(turn.observation["tool_result"]) for turn in episode.turns) for episode in episodes]
     shown_by_history = sum(c * (c + 1) / 2 for c in calls)
@@ -86,8 +86,8 @@ def history_cost(episodes: Sequence[Episode], tokens: Tokens, instructions: str 
     )
 
 
-def context_costs(episode: Episode, context: ContextStrategy, tokens: Tokens, instructions: str) -> list[int]:
-    """Input and output tokens of each turn of an episode, had it been played under a context strategy."""
+def _costs(episode: Episode, context: ContextStrategy, tokens: Tokens, instructions: str) -> list[int]:
+    """Input and output tokens of each turn under a context strategy."""
     costs = []
     for t, turn in enumerate(episode.turns):
         key = SlotKey(episode.seed, 0, episode.group_id, episode.rollout_id, t)

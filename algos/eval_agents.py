@@ -17,6 +17,7 @@ from typing import Any
 
 from mempo_env.env import MemoryEnv
 from mempo_env.errors import UserError
+from mempo_env.prompt_styles import OWN
 from mempo_env.tokens import RegexTokenCounter
 
 from ..agents.agent_spec import AgentSpec
@@ -31,9 +32,6 @@ from .config import RunConfig
 from .config_io import read_config
 from .eval_sweep import Contestant, Player
 from .setup import env_factory
-
-OWN_STYLE = "own"
-"""The prompt style of the environment's own grammar, whose wording no environment changes."""
 
 
 def environment_settings(config: RunConfig, seed: int) -> dict[str, Any]:
@@ -124,19 +122,21 @@ def spec_contestant(
 
     def load() -> Player:
         codec = priced_by[1]() if priced_by is not None and not own_tokens else None
-        made: list[tuple[tuple[str, str], Agent]] = []
+        made: list[tuple[AgentSpec, str, Agent]] = []  # the last one
 
         def make(context: str, env: MemoryEnv) -> Agent:
-            place = (context, env.budget.name)
-            if made and made[0][0] == place:
-                return made[0][1]
             asked = dataclasses.replace(spec, context=context)
-            if made and isinstance(agent := made[0][1], LoraPolicy) and asked.style == OWN_STYLE:
-                agent.context = get_context(context)  # weights are loaded once
+            if made:
+                last, budget, agent = made.pop()
+                own = last.style == asked.style == OWN.name  # its instructions are the environment's
+                if isinstance(agent, LoraPolicy) and own:
+                    agent.context = get_context(context)  # the weights are loaded once
+                elif (last, budget) != (asked, env.budget.name):
+                    del agent  # before the next one is loaded: two large models would not fit
+                    agent = make_agent(asked, env, tokens=codec)
             else:
-                made.clear()  # before the next one is loaded: two large models would not fit
                 agent = make_agent(asked, env, tokens=codec)
-            made[:] = [(place, agent)]
+            made.append((asked, env.budget.name, agent))
             return agent
 
         if not own_tokens:
@@ -149,12 +149,12 @@ def spec_contestant(
 
     plays = {field.name: getattr(spec, field.name) for field in dataclasses.fields(spec)}
     for machine in ("context", "name", "device", "batch_size", "concurrency", "timeout", "retries", "api_key_env"):
-        del plays[machine]  # changes no episode
+        del plays[machine]  # what changes no episode may change from call to call
     if spec.kind in ("model", "chat"):
         plays["decoding"] = "greedy" if spec.greedy else f"sampled at temperature {spec.temperature:g}"
-    plays["counter"] = spec.model if own_tokens else "the server" if spec.kind == "chat" else "the regex counter"
-    if priced_by is not None and spec.kind in ("expert", "random"):
-        plays["counter"] = priced_by[0]
+    other = priced_by[0] if priced_by is not None else "the regex counter"
+    counters = {"model": f"the tokenizer of {spec.model}", "chat": f"the server, or {other} where it reports none"}
+    plays["counter"] = counters.get(spec.kind, other)
     return Contestant(name, plays, config, load)
 
 

@@ -25,7 +25,7 @@ from mempo_env.records import Episode, Turn
 from mempo_env.tokens import TokenCounter
 
 from ..agents.base import Agent
-from ..agents.eval_notes import agent_tokens, noted
+from ..agents.eval_notes import noted
 from ..agents.eval_rows import RowKey
 from ..agents.eval_store import EvalStore
 from ..agents.evaluation import eval_seeds, play
@@ -166,16 +166,14 @@ def _play_row(
     with EnvPool(env_factory(config, key.goals, config.eval.split, player.counter)) as envs:
         instructions, turns = envs.memory_env.instructions, envs.memory_env.budget.max_turns
         agent = player.make(key.context, envs.memory_env)
-        tokens = agent_tokens(agent)
-        policy = agent if isinstance(agent, LoraPolicy) else None
-        scorer = None
-        if policy is not None:
-            agent, train = OverflowLosesTurn(policy, PromptTooLongError), config.train
-            scorer = NotingScorer(policy, instructions, scope=train.score_scope, max_tokens=train.micro_batch_tokens)
+        plays, scorer, train = agent, None, config.train
+        if isinstance(agent, LoraPolicy):
+            plays = OverflowLosesTurn(agent, PromptTooLongError)
+            scorer = NotingScorer(agent, instructions, scope=train.score_scope, max_tokens=train.micro_batch_tokens)
         bar.begin(key, turns)
-        for episodes in play(agent, envs, key.goals, seeds, plan.seed, batch=plan.batch, on_turn=bar.on_turn):
+        for episodes in play(plays, envs, key.goals, seeds, plan.seed, batch=plan.batch, on_turn=bar.on_turn):
             scored = episodes if scorer is None else with_quality(episodes, scorer)
-            store.append(key, [noted(episode, tokens, player.counter, instructions) for episode in scored])
+            store.append(key, [noted(episode, agent, player.counter, instructions) for episode in scored])
             bar.stored(len(episodes))
 
 
