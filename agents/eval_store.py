@@ -22,7 +22,7 @@ import re
 import shutil
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -48,10 +48,14 @@ class EvalStore:
 
     Args:
         folder: As ``open_store`` made or found it.
+
+    Attributes:
+        stored: Episodes that were added since it was opened.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.stored = 0
         self._paths = {key: path for path, key, _ in _files(folder, mend=True)}
 
     def done(self, key: RowKey) -> set[int]:
@@ -66,15 +70,19 @@ class EvalStore:
             UserError: They cannot be written.
         """
         path = self._paths.setdefault(key, self.folder / EPISODES / f"{_file_name(key)}.jsonl.gz")
+        lines = [gzip.compress(episode_line(one, {ROW: asdict(key)}).encode("ascii"), mtime=0) for one in episodes]
+        whole = 0
         try:
             path.parent.mkdir(exist_ok=True)
             with path.open("ab") as file:
-                for episode in episodes:
-                    line = episode_line(episode, {ROW: asdict(key)})
-                    file.write(gzip.compress(line.encode("ascii"), mtime=0))
+                whole = file.tell()
+                file.write(b"".join(lines))
                 file.flush()
                 os.fsync(file.fileno())
+            self.stored += len(lines)
         except OSError as error:
+            with suppress(OSError):  # on a full disk what was half written goes again
+                os.truncate(path, whole)
             raise UserError(f"{path} cannot be written: {error.strerror or error}; free some space") from error
 
 
@@ -108,10 +116,11 @@ def open_store(
         if new:
             shutil.rmtree(folder, ignore_errors=True)
         raise UserError(f"{folder} cannot be made: {error.strerror or error}; choose another --out") from error
+    store = EvalStore(folder)
     try:
-        yield EvalStore(folder)
+        yield store
     finally:
-        if new and not any(folder.glob(f"{EPISODES}/*")):
+        if new and not store.stored:
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -34,7 +34,7 @@ def run(argv: Sequence[str]) -> None:
         UserError: A flag, or what it names, cannot be used, or ``--out`` is another folder.
         KeyboardInterrupt: The user stopped it; the message says how to go on.
     """
-    flags = parse(argv)
+    flags, given = parse(argv)
     require_train_extra()
     from rich.console import Console
 
@@ -51,7 +51,7 @@ def run(argv: Sequence[str]) -> None:
             "mempo eval needs RUN (a run folder, or 'expert') or --agent; mempo eval --help lists all flags"
         )
     _refuse_folder(flags)
-    config = _environment(flags)
+    config = _environment(flags, given)
     plan = _plan(flags, config)
     _check(config, plan)
     contestants = _contestants(flags, config)
@@ -89,7 +89,7 @@ def _refuse_folder(flags: EvalFlags) -> None:
         read_settings(Path(flags.out))
 
 
-def _environment(flags: EvalFlags) -> Any:
+def _environment(flags: EvalFlags, given: Sequence[str]) -> Any:
     """The run configuration whose environment everybody plays in, changed by the flags."""
     from mempo_env.algos.eval_agents import run_environment
 
@@ -97,7 +97,6 @@ def _environment(flags: EvalFlags) -> Any:
     for folder in runs:
         if not folder.is_dir():
             raise UserError(f"{folder} is no folder; give a run folder made by mempo train, or 'expert'")
-    given = flags.given
     if runs:
         if flags.preset is not None:
             raise UserError("--preset goes with 'expert' only: a run is evaluated in the environment it was trained in")

@@ -97,7 +97,6 @@ class EvalFlags:
     prompt_style: _OPTIONAL_STR = None
     max_new_tokens: _OPTIONAL_INT = None
     dtype: Annotated[Literal["float32", "bfloat16"] | None, tyro.conf.arg(metavar="{float32,bfloat16}")] = None
-    given: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
 
     def __post_init__(self) -> None:
         for name in ("episodes", "batch"):
@@ -106,16 +105,17 @@ class EvalFlags:
                 raise UserError(f"{name}={value} must be at least 1")
         if self.seed < 0:
             raise UserError(f"seed={self.seed} must be at least 0")
-        if self.render and (others := [flag for flag in self.given if flag != "--render"] + list(self.run)):
-            raise UserError(f"--render plays nothing and takes nothing else; drop {others[0]}")
 
     def base(self) -> Any:
         """The preset, in the environment that the flags describe, without a run."""
         return dataclasses.replace(_preset(self.preset, self.agent), env_args=self.env_args)
 
 
-def parse(argv: Sequence[str]) -> EvalFlags:
+def parse(argv: Sequence[str]) -> tuple[EvalFlags, tuple[str, ...]]:
     """Parses the flags.
+
+    Returns:
+        The flags, and the names of those that were given.
 
     Raises:
         UserError: A flag is wrong.
@@ -131,7 +131,9 @@ def parse(argv: Sequence[str]) -> EvalFlags:
         default=EvalFlags(env_args=preset.env_args),
     )
     given = tuple(word.partition("=")[0].replace("_", "-") for word in argv if word.startswith("--"))
-    return dataclasses.replace(flags, given=given)
+    if flags.render and (others := [flag for flag in given if flag != "--render"] + list(flags.run)):
+        raise UserError(f"--render plays nothing and takes nothing else; drop {others[0]}")
+    return flags, given
 
 
 def agent_settings(flags: EvalFlags) -> dict[str, Any]:
