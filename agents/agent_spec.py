@@ -39,7 +39,6 @@ _KINDS: dict[str, tuple[Kind, ...]] = {
     "temperature": (*_POLICIES, "chat"),
     "max_new_tokens": (*_POLICIES, "chat"),
     "batch_size": _POLICIES,
-    "seed": ("chat",),
 }
 """Which kinds of agent a setting is for; a setting that is not listed is for all."""
 
@@ -62,7 +61,6 @@ class AgentSpec:
         retries: How often a failed request is sent again, with growing pauses.
         stop_at_action: Whether the server is asked to stop where an action block closes.
         send_seed: Whether a seed, derived from the turn, is sent.
-        seed: Added to what the turn's seed is derived from.
         system_role: ``keep`` the instructions in a system message, ``fold`` them into the first user message, or
             ``auto``: fold where the model or server refuses the system role.
         context: What the model is shown at a turn: a context strategy, such as ``memory`` or ``window-3``.
@@ -92,7 +90,6 @@ class AgentSpec:
     retries: int = 4
     stop_at_action: bool = True
     send_seed: bool = True
-    seed: int = 0
     system_role: SystemRole = "auto"
     context: str = "memory"
     prompt_style: str = ""
@@ -156,7 +153,7 @@ class AgentSpec:
             raise UserError(f"an agent of kind {self.kind} needs {needed[0]}: {needed[1]}")
 
     def _check_numbers(self) -> None:
-        for name, least in (("concurrency", 1), ("retries", 0), ("seed", 0), ("max_new_tokens", 1), ("batch_size", 1)):
+        for name, least in (("concurrency", 1), ("retries", 0), ("max_new_tokens", 1), ("batch_size", 1)):
             if getattr(self, name) < least:
                 raise UserError(f"{name}={getattr(self, name)} must be at least {least}")
         for name in ("timeout", "temperature"):

@@ -145,7 +145,8 @@ class ChatAgent:
             self.turns += 1
             self.turns_uncounted += answer.n_prompt is None or answer.n_output is None
         if answer.n_prompt is None or answer.n_output is None:
-            n_prompt, n_output = count_messages(self.tokens, messages), count_text(self.tokens, said)
+            sent = fold_system(messages) if self._folded else messages
+            n_prompt, n_output = count_messages(self.tokens, sent), count_text(self.tokens, said)
         else:
             n_prompt, n_output = answer.n_prompt, answer.n_output
         return TurnOutput(text, n_prompt, n_output, stop_reason=stop_reason, raw_text=raw_text)
@@ -189,7 +190,7 @@ class ChatAgent:
         if spec.stop_at_action:
             settings["stop"] = list(self.wording.style.tags.action_closers)[:_MOST_STOPS]
         if spec.send_seed:
-            settings["seed"] = int(slot_rng(key, f"chat {spec.seed}").integers(2**31))
+            settings["seed"] = int(slot_rng(key, "chat seed").integers(2**31))
         return settings
 
     def _adapt(self, complaint: str, folded: bool, limit_name: str) -> bool:

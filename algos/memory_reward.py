@@ -6,7 +6,9 @@ The prompt is what the next turn would see (task and memory, no tool result, no 
 ``<answer>``, then the gold tokens. Ids of prefix and gold are concatenated, never tokenised together. This file is the
 one place that holds that template.
 
-Invariant: Q depends on task, memory and weights alone: not on the batch, not on how the memory came about.
+Invariant: Q depends on task, memory and weights alone: not on the batch, not on how the memory came about, not on the
+context strategy. A policy that plays under a strategy other than ``memory`` never sees this very prompt, so its Q says
+less; see docs/contexts.md.
 """
 
 from __future__ import annotations
@@ -45,6 +47,9 @@ class AnswerScorer:
         max_tokens: Padded tokens per forward pass.
         reference: Plays the frozen reference policy, for whoever asks for ``reference_quality``.
         processes: Those that share the scoring; each then knows all scores.
+
+    Raises:
+        UserError: The policy's prompt style has no memory, so that there is nothing to score.
     """
 
     def __init__(
@@ -57,6 +62,8 @@ class AnswerScorer:
         reference: FrozenReference | None = None,
         processes: Processes = ALONE,
     ) -> None:
+        if not policy.wording.style.has_memory:
+            raise UserError(f"Q(m) does not apply: prompt style {policy.wording.style.name} has no memory")
         self.policy = policy
         self.instructions = instructions
         self.scope: Scope = scope
@@ -179,7 +186,8 @@ class AnswerScorer:
     ) -> tuple[int, ...]:
         request = TurnRequest(SlotKey(0, 0, task.id, 0, len(history)), observation, self.instructions, history, task)
         codec = self.policy.codec
-        return (*codec.encode_chat(context.messages(request)), *codec.encode_text(ANSWER_PREFIX))
+        messages = self.policy.wording.messages(context, request)
+        return (*codec.encode_chat(messages), *codec.encode_text(ANSWER_PREFIX))
 
     def _gold(self, answer: str) -> tuple[int, ...]:
         return tuple(self.policy.codec.encode_text(answer))
