@@ -1,4 +1,4 @@
-"""Context strategies by number of goals, under both budgets, on both data sets, for three agents: one command, resumable.
+"""Context strategies by number of goals, under both budgets, on two data sets, for three agents: one command, resumable.
 
     python benchmarks/studies/strategies.py --run runs/demo-4 --out runs/strategies
 
@@ -54,7 +54,7 @@ def verdict(row: dict[str, Any]) -> dict[str, Any]:
         row["saving_measured"]
         and row["saving_total"] >= GOAL["total"]
         and row["saving_peak"] >= GOAL["peak"]
-        and row["saving_f1_interval"][1] >= 0
+        and row["saving_f1"] >= 0
     )
     names = ("folder", "agent", "context", "saving_total", "saving_peak", "saving_bound", "saving_f1")
     return {name: row[name] for name in names} | {"f1_interval": row["saving_f1_interval"], "met": met}
