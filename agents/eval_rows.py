@@ -216,15 +216,14 @@ def row_of(key: RowKey, episodes: Sequence[Episode], counter: TokenCounter | Non
         means[name] = _mean([value for some in memories for value in some])
         sums, sizes = [sum(some) for some in memories], [len(some) for some in memories]
         intervals[name] = _known(bootstrap_ratio_interval(sums, sizes))
-    f1_interval, em_interval = intervals.pop("f1"), intervals.pop("em")
+    known: dict[str, Any] = dataclasses.asdict(key) | means
     return EvaluationRow(
-        **dataclasses.asdict(key),
         episodes=len(valid),
         errors=len(episodes) - len(valid),
-        f1_interval=f1_interval,
-        em_interval=em_interval,
+        f1_interval=intervals.pop("f1"),
+        em_interval=intervals.pop("em"),
         intervals=intervals,
-        **means,
+        **known,
     )
 
 

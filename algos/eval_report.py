@@ -54,7 +54,7 @@ def write_evaluation(folder: Path, console: Console, *, plots: bool = True) -> l
     shown = [pair for pair in pairs if pair.reference.context != HISTORY]  # the table of savings has the others
     agents, budgets = ({getattr(row, name): None for row in rows} for name in ("agent", "budget"))
     tables = [savings_table(some) for name in agents if (some := [one for one in saved if one.row.agent == name])]
-    tables += [pairs_table(some) for name in budgets if (some := [one for one in shown if one.row.budget == name])]
+    tables += [pairs_table(few) for name in budgets if (few := [pair for pair in shown if pair.row.budget == name])]
     notes, faults = agent_notes(settings, rows), fault_lines(episodes)
     for line in notes:
         console.print(line, markup=False, highlight=False)

@@ -1,8 +1,8 @@
-"""Context strategies by number of goals, under both budgets, on two data sets, for three agents: one command, resumable.
+"""Context strategies by number of goals, under both budgets, on two data sets, for three agents: one command.
 
     python benchmarks/studies/strategies.py --run runs/demo-4 --out runs/strategies
 
-It is a list of ``mempo eval`` calls, each into a folder of its own under ``--out``; what is there already is not played
+It can be stopped and goes on. It is a list of ``mempo eval`` calls, each into a folder of its own under ``--out``; what is there already is not played
 again, so that the same command goes on after Ctrl-C. Then it writes ``strategies.json``, the rows of all folders, and
 ``strategies.md``, their tables.
 
