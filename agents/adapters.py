@@ -9,16 +9,18 @@ Invariants:
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import PeftModel, get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from mempo_env.errors import UserError
 
@@ -166,6 +168,39 @@ def load_adapter(model: nn.Module, folder: Path, name: str) -> None:
     if shapes != {key: tuple(value.shape) for key, value in state.items()}:
         raise UserError(f"{path} is of another adapter: rank, targets or base model differ from this policy's")
     set_peft_model_state_dict(model, state, adapter_name=name)
+
+
+def attach_adapter(model: PreTrainedModel, where: str) -> PeftModel:
+    """Puts a stored adapter on a plain model, as its ``policy``; nothing of it is trainable.
+
+    Args:
+        model: A plain causal LM; it is changed in place.
+        where: A folder that peft wrote, or a hub id.
+
+    Returns:
+        The model under peft, in evaluation mode.
+
+    Raises:
+        UserError: There is no such adapter, it cannot be read, or it was made for another model.
+    """
+    if Path(where).is_dir() and not (Path(where) / "adapter_config.json").is_file():
+        inside = sorted(path.parent.name for path in Path(where).glob("*/adapter_config.json"))
+        hint = f"give one of its folders: {', '.join(inside)}" if inside else "give a folder that peft wrote"
+        raise UserError(f"{where} holds no adapter_config.json; {hint}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # peft only warns of layers that the model or the file lacks: see below
+            wrapped = PeftModel.from_pretrained(model, where, adapter_name=POLICY, is_trainable=False)
+        stored = {name for name in load_peft_weights(where, device="cpu") if ".lora_" in name}
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"adapter {where} cannot be put on this model: {reason}") from error
+    differing = stored ^ {name for name in adapter_state(wrapped, POLICY) if ".lora_" in name}
+    if differing:
+        raise UserError(
+            f"adapter {where} was made for another model: {len(differing)} layers differ, such as {min(differing)}"
+        )
+    return wrapped.eval()
 
 
 def base_state(model: nn.Module) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from mempo_env.prompt_styles import OWN, PromptStyle
 from mempo_env.records import Observation, Task, Turn
 
 
@@ -34,6 +35,7 @@ class TurnRequest:
         instructions: The environment's system message.
         history: Earlier turns of this episode (for context strategies that keep them).
         task: The task with its gold answers: for scripted agents only; policies never look at it.
+        style: How a context strategy words it; set by the agent (see ``wording``).
     """
 
     key: SlotKey
@@ -41,6 +43,7 @@ class TurnRequest:
     instructions: str
     history: tuple[Turn, ...]
     task: Task
+    style: PromptStyle = OWN
 
 
 @dataclass(frozen=True)
@@ -48,16 +51,18 @@ class TurnOutput:
     """What an agent gives back. The id fields are empty for text-only agents.
 
     Attributes:
-        text: The whole output.
+        text: The whole output, in the environment's grammar.
         n_prompt: Input tokens.
         n_output: Output tokens.
         prompt_ids: Ids the sampler saw.
         output_ids: Ids the sampler produced, the end-of-turn token included where it was sampled.
         logprobs: The sampler's log-probability per output id.
         segments: ``Segment`` per output id.
-        stop_reason: ``action`` (an action block closed), ``eos``, ``length`` or ``""`` for text-only agents.
+        stop_reason: ``action`` (an action block closed), ``eos``, ``length``, or ``""`` where there is no model.
         weights_version: Which weights sampled it (optimizer steps taken).
         error: A fault outside the agent (a server failed for good): the episode ends as an error, without this turn.
+        raw_text: What was sampled, where a prompt style had to be read into the environment's grammar; the ids and
+            segments are of this text.
     """
 
     text: str
@@ -70,6 +75,7 @@ class TurnOutput:
     stop_reason: str = ""
     weights_version: int = 0
     error: str | None = None
+    raw_text: str | None = None
 
 
 class Agent(Protocol):

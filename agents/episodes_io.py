@@ -10,7 +10,7 @@ import gzip
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +21,8 @@ from mempo_env.errors import UserError
 from mempo_env.records import Episode, Evidence, Goal, Passage, Task, Turn
 
 VERSION = 1
+ROW = "row"
+"""What a line may hold beside its episode: the key of the row of an evaluation that it belongs to."""
 _ID_FIELDS = ("prompt_ids", "output_ids", "logprobs", "segments")
 
 
@@ -42,8 +44,7 @@ def save_episodes(path: str | Path, episodes: Iterable[Episode]) -> int:
     try:
         with _open(aside, "wt", path.suffix == ".gz") as file:
             for episode in episodes:
-                # ASCII only: a lone surrogate has no UTF-8 form, but has a JSON escape.
-                file.write(json.dumps({"version": VERSION} | episode_to_dict(episode)) + "\n")
+                file.write(episode_line(episode))
                 count += 1
         os.replace(aside, path)
     except OSError as error:
@@ -84,7 +85,7 @@ def iterate_episodes(path: str | Path) -> Iterator[Episode]:
     try:
         with _open(path, "rt", path.suffix == ".gz") as file:
             for number, line in enumerate(file, start=1):
-                yield _read_line(line, f"{path}:{number}")
+                yield read_episode_line(line, f"{path}:{number}")[0]
     except FileNotFoundError:
         raise UserError(f"{path} is missing; save episodes there first") from None
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
@@ -125,15 +126,39 @@ def episode_from_dict(data: dict[str, Any]) -> Episode:
     return Episode(**data | {"task": Task(goals, task["id"], passages), "turns": turns})
 
 
-def _read_line(line: str, where: str) -> Episode:
+def episode_line(episode: Episode, beside: Mapping[str, Any] | None = None) -> str:
+    """An episode as a line of a file, its line break included.
+
+    Args:
+        episode: The episode.
+        beside: What the line holds beside it, by the names that ``read_episode_line`` gives back.
+    """
+    # ASCII only: a lone surrogate has no UTF-8 form, but has a JSON escape.
+    return json.dumps({"version": VERSION} | dict(beside or {}) | episode_to_dict(episode)) + "\n"
+
+
+def read_episode_line(line: str, where: str) -> tuple[Episode, dict[str, Any]]:
+    """The inverse of ``episode_line``.
+
+    Args:
+        line: The line.
+        where: File and line, for messages.
+
+    Returns:
+        The episode, and what the line holds beside it.
+
+    Raises:
+        UserError: It is no episode.
+    """
     try:
         data = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where}: not valid JSON: {error}") from None
     if not isinstance(data, dict) or data.pop("version", None) != VERSION:
         raise UserError(f"{where}: not an episode of format version {VERSION}; was it written by another program?")
+    beside = {ROW: data.pop(ROW)} if ROW in data else {}
     try:
-        return episode_from_dict(data)
+        return episode_from_dict(data), beside
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{where}: not a whole episode: {type(error).__name__}: {error}") from None
 

@@ -2,7 +2,8 @@
 
 Invariants:
     * a turn's ``prompt_ids`` and ``output_ids`` are what the sampler saw and produced; its text and segments are
-      read off those ids' bytes, and nothing is tokenised again;
+      read off those ids' bytes, and nothing is tokenised again; under a prompt style of another grammar the text is
+      that grammar read into the environment's, and ``raw_text`` what the ids say;
     * a prompt is never cut silently;
     * of the adapters on the one base, ``policy`` is the one that is trained (see ``adapters``).
 """
@@ -41,8 +42,13 @@ from .contexts import ContextStrategy
 from .models import save_plain
 from .sampler import EmbeddedSampler, Sampler, SampleRequest, SampleResult
 from .settings import SamplingConfig
+from .wording import OWN_WORDING, Wording
 
 _LOG = logging.getLogger(__name__)
+
+
+class PromptTooLongError(UserError):
+    """A prompt is longer than the model or ``max_prompt_tokens`` allows, and nothing of it may be cut."""
 
 
 class LoraPolicy:
@@ -57,6 +63,7 @@ class LoraPolicy:
         truncate_tool_result: Whether to cut the tool result at its end where a prompt would be longer; each cut is
             logged and counted in ``truncated_prompts``. Without it such a prompt is an error.
         sampler: Who samples; None: an ``EmbeddedSampler`` of this model.
+        wording: Prompt style of the model; by default the project's own.
     """
 
     name = "policy"
@@ -71,6 +78,7 @@ class LoraPolicy:
         max_prompt_tokens: int | None = None,
         truncate_tool_result: bool = False,
         sampler: Sampler | None = None,
+        wording: Wording = OWN_WORDING,
     ) -> None:
         self.model = model
         self.codec = codec
@@ -78,7 +86,8 @@ class LoraPolicy:
         self.sampling = sampling or SamplingConfig()
         self.max_prompt_tokens = max_prompt_tokens
         self.truncate_tool_result = truncate_tool_result
-        self.sampler: Sampler = sampler or EmbeddedSampler(model, codec)
+        self.wording = wording
+        self.sampler: Sampler = sampler or EmbeddedSampler(model, codec, wording.style.tags)
         self.truncated_prompts = 0
 
     # Playing ----------------------------------------------------------------------------------------------------------
@@ -108,9 +117,9 @@ class LoraPolicy:
         """The prompt of a request, as ``act`` gives it to the sampler.
 
         Raises:
-            UserError: It is longer than the model or ``max_prompt_tokens`` allows.
+            PromptTooLongError: It is longer than the model or ``max_prompt_tokens`` allows.
         """
-        ids = self.codec.encode_chat(self.context.messages(request))
+        ids = self.codec.encode_chat(self.wording.messages(self.context, request))
         limit = self.prompt_limit
         if limit is None or len(ids) <= limit:
             return tuple(ids)
@@ -119,9 +128,10 @@ class LoraPolicy:
         while self.truncate_tool_result and len(ids) > limit and keep > 0:
             keep = max(0, keep - (len(ids) - limit))
             observation = request.observation | {"tool_result": counter.truncate(full, keep)}
-            ids = self.codec.encode_chat(self.context.messages(replace(request, observation=observation)))
+            shorter = replace(request, observation=observation)
+            ids = self.codec.encode_chat(self.wording.messages(self.context, shorter))
         if len(ids) > limit:
-            raise UserError(
+            raise PromptTooLongError(
                 f"turn {request.key.turn} of {request.key.group_id}: a prompt of {length} tokens exceeds {limit}; "
                 "raise max_prompt_tokens or lower max_new_tokens where the model allows it, ask fewer goals, show less "
                 "per query (topk, max_passage_tokens), use the memory context, or set truncate_tool_result"
@@ -132,16 +142,18 @@ class LoraPolicy:
 
     def _output(self, prompt: tuple[int, ...], result: SampleResult) -> TurnOutput:
         pieces = self.codec.token_bytes(result.output_ids)
+        text, raw_text = self.wording.read(self.codec.decode(result.output_ids))
         return TurnOutput(
-            text=self.codec.decode(result.output_ids),
+            text=text,
             n_prompt=len(prompt),
             n_output=len(result.output_ids),
             prompt_ids=prompt,
             output_ids=result.output_ids,
             logprobs=result.logprobs,
-            segments=token_segments(pieces),
+            segments=token_segments(pieces, self.wording.style.tags),
             stop_reason=result.stop_reason,
             weights_version=result.weights_version,
+            raw_text=raw_text,
         )
 
     # Facts ------------------------------------------------------------------------------------------------------------

@@ -190,7 +190,8 @@ class _Slot:
             logprobs=output.logprobs,
             segments=output.segments,
             info={name: value for name, value in info.items() if name not in _IN_TURN}
-            | {"stop_reason": output.stop_reason, "weights_version": output.weights_version},
+            | {"stop_reason": output.stop_reason, "weights_version": output.weights_version}
+            | ({} if output.raw_text is None else {"raw_text": output.raw_text}),
         )
         self.observation = observation
         self.turns.append(turn)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Cache
 
-from mempo_env.actions import ACTION_CLOSERS, action_end
+from mempo_env.actions import OWN_TAGS, TagSet, action_end
 
 from .adapters import evaluation_mode
 from .codec import ChatCodec
@@ -31,8 +31,7 @@ from .kv_cache import new_cache
 from .settings import SamplingConfig
 
 StopReason = Literal["action", "eos", "length"]
-_CLOSERS = tuple(closer.encode() for closer in ACTION_CLOSERS)
-_LAST_SIGN = _CLOSERS[0][-1:]  # every closing tag ends in it, so a token without it cannot close a block
+_LAST_SIGN = b">"  # every closing tag ends in it, so a token without it cannot close a block
 _ENDS_TURN, _MAY_CLOSE = 1, 2
 _MAX_TOKENS = 65_536
 
@@ -88,13 +87,18 @@ class EmbeddedSampler:
     Args:
         model: A causal LM of transformers, plain or under peft.
         codec: Of the same model: end-of-turn ids, and bytes of tokens to see where an action ends.
+        tags: Tags of the outputs, of which some end an action.
         max_tokens: Most tokens (rows x longest prompt and output) of a batch: bounds the cache's memory.
     """
 
-    def __init__(self, model: nn.Module, codec: ChatCodec, *, max_tokens: int = _MAX_TOKENS) -> None:
+    def __init__(
+        self, model: nn.Module, codec: ChatCodec, tags: TagSet = OWN_TAGS, *, max_tokens: int = _MAX_TOKENS
+    ) -> None:
         self.model = model
         self.codec = codec
         self.max_tokens = max_tokens
+        self._tags = tags
+        self._closers = tuple(closer.encode() for closer in tags.action_closers)
         self.weights_version = 0
         self._flags = torch.zeros(0, dtype=torch.uint8)
 
@@ -251,7 +255,7 @@ class EmbeddedSampler:
         if flag == _ENDS_TURN:
             return "eos"
         data = b"".join(self.codec.token_bytes(ids.tolist()))
-        if any(closer in data for closer in _CLOSERS) and action_end(data) is not None:
+        if any(closer in data for closer in self._closers) and action_end(data, self._tags) is not None:
             return "action"
         return None
 

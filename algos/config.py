@@ -150,6 +150,8 @@ class TrainConfig:
         score_scope: Scope of Q(m): ``joint`` or ``per_goal``.
         save_every: Steps between checkpoints; the last step always has one.
         keep_checkpoints: Older ones are removed.
+        save_episodes: Training episodes kept with advantages and Q(m) for ``mempo view``, at the first step and at each
+            step with a checkpoint; the group size keeps one group whole. 0: none.
         stop_kl: Ends the run, with a checkpoint, after a step in which KL(policy || reference) was above this: the mean
             over the tokens trained on of Schulman's k3 estimate (2020), in nats. Distance from the reference is what
             over-optimisation grows with (Gao et al., arXiv 2210.10760); no source gives a number. 0: never.
@@ -164,6 +166,7 @@ class TrainConfig:
     score_scope: Literal["joint", "per_goal"] = "joint"
     save_every: int = 20
     keep_checkpoints: int = 2
+    save_episodes: int = 0
     stop_kl: float = 0.0
     optim: OptimConfig = field(default_factory=OptimConfig)
 
@@ -172,7 +175,7 @@ class TrainConfig:
         at_least(1, groups_per_step=self.groups_per_step, group_size=self.group_size, epochs=self.epochs)
         at_least(1, minibatches=self.minibatches, micro_batch_tokens=self.micro_batch_tokens)
         at_least(1, save_every=self.save_every, keep_checkpoints=self.keep_checkpoints)
-        at_least(0, stop_kl=self.stop_kl)
+        at_least(0, stop_kl=self.stop_kl, save_episodes=self.save_episodes)
         if self.minibatches > self.groups_per_step:
             raise UserError(f"minibatches={self.minibatches} cannot exceed groups_per_step={self.groups_per_step}")
 

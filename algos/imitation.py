@@ -19,6 +19,7 @@ from mempo_env.errors import UserError
 from mempo_env.records import Episode
 
 from ..agents.base import SlotKey, TurnRequest
+from ..agents.contexts import said_in
 from ..agents.policy import LoraPolicy
 from ..agents.scoring import TokenRow, collate, micro_batches, output_logprobs
 from .losses import cross_entropy
@@ -46,7 +47,8 @@ def demonstration_rows(episodes: Sequence[Episode], policy: LoraPolicy, instruct
         for t, turn in enumerate(episode.turns):
             key = SlotKey(episode.seed, 0, episode.group_id, episode.rollout_id, t)
             request = TurnRequest(key, turn.observation, instructions, episode.turns[:t], episode.task)
-            rows.append(TokenRow(policy.prompt_ids(request), tuple(policy.codec.encode_text(turn.text))))
+            said = said_in(turn, policy.wording.style)
+            rows.append(TokenRow(policy.prompt_ids(request), tuple(policy.codec.encode_text(said))))
     return rows
 
 

@@ -3,7 +3,7 @@
 Run folder: ``config.json`` (everything the run is made of), ``base/`` (weights that were built in place or changed by
 the warm start), ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``eval/before.json`` and ``eval/after.json``,
 ``summary.json``, ``plot.png``; with ``eval.ceilings`` also ``eval/imitation.json`` and ``eval/expert.json``; and, where
-an update met a number that is not finite, ``failures/`` with its row.
+an update met a number that is not finite, ``failures/`` with its row; with ``train.save_episodes`` ``training/``.
 
 Invariants:
     * nothing is written before the input was checked, and a folder that exists is never written into unless it is
@@ -36,12 +36,14 @@ from .frozen_reference import FrozenReference
 from .logs import NO_LOG, RunLog, plain_words, progress_bar, self_check
 from .measure import evaluate_expert, evaluate_policy
 from .memory_reward import AnswerScorer
+from .noting_scorer import NotingScorer
 from .optim import make_optimizer
 from .processes import ALONE, Processes
 from .report import write_report
 from .run_folder import check_new_folder, guarded, new_folder
 from .setup import build_policy, check_environments, choose_device, env_factory, env_threads
 from .trainer import Trainer
+from .training_episodes import EpisodeKeeper
 from .update import Updater
 from .warm_phase import warmed_policy
 
@@ -200,7 +202,7 @@ def _trainer(
         processes=processes,
         watch_kl=settings.stop_kl > 0,
     )
-    scorer = AnswerScorer(
+    scorer = (NotingScorer if settings.save_episodes else AnswerScorer)(
         policy,
         envs.memory_env.instructions,
         scope=settings.score_scope,
@@ -208,6 +210,9 @@ def _trainer(
         reference=FrozenReference(policy, envs, config.seed, processes),
         processes=processes,
     )
+    keeper = None
+    if isinstance(scorer, NotingScorer):
+        keeper = EpisodeKeeper(run / "training", settings.save_episodes, settings.save_every, config.steps, scorer)
     return Trainer(
         policy,
         algorithm,
@@ -220,6 +225,7 @@ def _trainer(
         processes=processes,
         failures=run / "failures",
         stop_kl=settings.stop_kl,
+        keeper=keeper,
     )
 
 

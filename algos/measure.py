@@ -23,7 +23,7 @@ from ..agents.rollout import EnvFactory, EnvPool, EpisodeSpec
 from ..agents.scripted_expert import make_expert
 from .config import RunConfig
 from .logs import progress_bar
-from .memory_reward import AnswerScorer
+from .noting_scorer import NotingScorer
 from .setup import env_factory
 from .stored import Quality, memory_quality, store_evaluation
 
@@ -72,11 +72,13 @@ def evaluate_policy(
         policy.sampling = sampling
     with EnvPool(_env_fn(config, policy, settings.goals[0])) as envs:
         instructions = envs.memory_env.instructions
-    scorer = AnswerScorer(
+    scorer = NotingScorer(
         policy, instructions, scope=config.train.score_scope, max_tokens=config.train.micro_batch_tokens
     )
     history = _history_costs(report.episodes, policy.codec, instructions) if config.context == "memory" else {}
-    store_evaluation(report, memory_quality(report.episodes, scorer), folder, name, history)
+    quality = memory_quality(report.episodes, scorer)
+    report = dataclasses.replace(report, episodes=scorer.annotated(report.episodes))
+    store_evaluation(report, quality, folder, name, history)
 
 
 def evaluate_expert(config: RunConfig, policy: LoraPolicy, folder: Path, name: str) -> None:

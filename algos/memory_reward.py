@@ -6,7 +6,9 @@ The prompt is what the next turn would see (task and memory, no tool result, no 
 ``<answer>``, then the gold tokens. Ids of prefix and gold are concatenated, never tokenised together. This file is the
 one place that holds that template.
 
-Invariant: Q depends on task, memory and weights alone: not on the batch, not on how the memory came about.
+Invariant: Q depends on task, memory and weights alone: not on the batch, not on how the memory came about, not on the
+context strategy. A policy that plays under a strategy other than ``memory`` never sees this very prompt, so its Q says
+less; see docs/contexts.md.
 """
 
 from __future__ import annotations
@@ -45,6 +47,9 @@ class AnswerScorer:
         max_tokens: Padded tokens per forward pass.
         reference: Plays the frozen reference policy, for whoever asks for ``reference_quality``.
         processes: Those that share the scoring; each then knows all scores.
+
+    Raises:
+        UserError: The policy's prompt style has no memory, so that there is nothing to score.
     """
 
     def __init__(
@@ -57,6 +62,8 @@ class AnswerScorer:
         reference: FrozenReference | None = None,
         processes: Processes = ALONE,
     ) -> None:
+        if not policy.wording.style.has_memory:
+            raise UserError(f"Q(m) does not apply: prompt style {policy.wording.style.name} has no memory")
         self.policy = policy
         self.instructions = instructions
         self.scope: Scope = scope
@@ -70,12 +77,34 @@ class AnswerScorer:
 
     def quality(self, items: Sequence[tuple[Task, str]]) -> Tensor:
         """Q(m) of each (task, memory), as float64 (M,). Equal questions are computed once."""
+        return self._aggregate(self._memory_questions(items))
+
+    def token_quality(self, items: Sequence[tuple[Task, str]]) -> tuple[Tensor, list[list[tuple[TokenRow, Tensor]]]]:
+        """``quality``, and what it was made of.
+
+        Args:
+            items: (task, memory) pairs.
+
+        Returns:
+            Q(m) as float64 (M,); and for each pair, per question (one, or one per goal) the row of the best alias with
+            the log-probabilities (n_gold,) of its output.
+        """
+        wanted = self._memory_questions(items)
+        scored = self._score_all(wanted)
+
+        def best(aliases: Sequence[TokenRow]) -> TokenRow:
+            return max(aliases, key=lambda row: _probability(scored[row]))
+
+        parts = [[(row, scored[row]) for row in map(best, questions)] for questions in wanted]
+        return self._mean_of_best(wanted, scored), parts
+
+    def _memory_questions(self, items: Sequence[tuple[Task, str]]) -> list[list[list[TokenRow]]]:
         context = MemoryContext()
 
         def prompt(task: Task, memory: str) -> Callable[[str], tuple[int, ...]]:
             return lambda text: self._prompt(context, task, _answer_time(text, memory), ())
 
-        return self._aggregate([self._questions(task, prompt(task, memory)) for task, memory in items])
+        return [self._questions(task, prompt(task, memory)) for task, memory in items]
 
     def history_quality(self, items: Sequence[tuple[Episode, int]]) -> Tensor:
         """P(a | s_<t): the same probability given the whole uncompressed history before the output of turn t.
@@ -114,7 +143,8 @@ class AnswerScorer:
         """
         if self.reference is None:
             raise ValueError("no reference episodes without a FrozenReference; give the scorer one")
-        return self.reference.quality(groups, episodes, self.memory_quality)
+        # Not ``self.memory_quality``: a subclass that keeps what it scores must not keep the reference's numbers.
+        return self.reference.quality(groups, episodes, lambda items: AnswerScorer.memory_quality(self, items))
 
     def recall_row(self, task: Task, memory: str, answers: str) -> TokenRow:
         """The scoring prompt as a row to imitate: output ``<answer>`` + answers + ``</answer>``.
@@ -156,20 +186,26 @@ class AnswerScorer:
     ) -> tuple[int, ...]:
         request = TurnRequest(SlotKey(0, 0, task.id, 0, len(history)), observation, self.instructions, history, task)
         codec = self.policy.codec
-        return (*codec.encode_chat(context.messages(request)), *codec.encode_text(ANSWER_PREFIX))
+        messages = self.policy.wording.messages(context, request)
+        return (*codec.encode_chat(messages), *codec.encode_text(ANSWER_PREFIX))
 
     def _gold(self, answer: str) -> tuple[int, ...]:
         return tuple(self.policy.codec.encode_text(answer))
 
     def _aggregate(self, wanted: Sequence[Sequence[Sequence[TokenRow]]]) -> Tensor:
         """Mean over questions of the best alias's exp(mean log-probability)."""
+        return self._mean_of_best(wanted, self._score_all(wanted))
+
+    def _score_all(self, wanted: Sequence[Sequence[Sequence[TokenRow]]]) -> dict[TokenRow, Tensor]:
         unique = list(dict.fromkeys(row for questions in wanted for aliases in questions for row in aliases))
         self._refuse_too_long(unique)
         with self.policy.evaluating():
             scored = self.processes.share(unique, self._score)  # per row (n_gold,)
-        probability = {
-            row: math.exp(logprobs.double().mean().item()) for row, logprobs in zip(unique, scored, strict=True)
-        }
+        return dict(zip(unique, scored, strict=True))
+
+    @staticmethod
+    def _mean_of_best(wanted: Sequence[Sequence[Sequence[TokenRow]]], scored: dict[TokenRow, Tensor]) -> Tensor:
+        probability = {row: _probability(logprobs) for row, logprobs in scored.items()}
         return torch.tensor(
             [
                 sum(max(probability[row] for row in aliases) for aliases in questions) / len(questions)
@@ -189,6 +225,11 @@ class AnswerScorer:
                 f"scoring answers needs {longest} tokens, but the model has {limit} positions; use a baseline other "
                 "than 'history', a smaller budget, fewer goals, or a model with a longer input"
             )
+
+
+def _probability(logprobs: Tensor) -> float:
+    """Exp of the mean (n_gold,)."""
+    return math.exp(logprobs.double().mean().item())
 
 
 def joint_answer(task: Task) -> str:

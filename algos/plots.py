@@ -1,4 +1,4 @@
-"""The picture of a run, from its files.
+"""The pictures of a run, from its files: ``plot.png`` for its reader, ``curves.png`` for who trains the next one.
 
 Invariant: legible at the width of a README, in light and dark: an opaque light background, colours that differ in
 lightness, and different line styles.
@@ -74,6 +74,48 @@ def plot_run(run: Path, stored: Mapping[str, StoredEvaluation | None]) -> None:
         if axis.has_data():
             axis.legend(frameon=False)
     figure.savefig(run / "plot.png")
+
+
+PANELS = (  # title, metrics of ``metrics.jsonl`` with their labels, label of the axis
+    ("Return", (("rollout/return", "return"), ("rollout/outcome", "outcome")), "mean over episodes"),
+    ("Answers", (("rollout/f1", "F1"), ("rollout/em", "EM"), ("rollout/success", "every goal right")), "share"),
+    ("Memory quality", (("memory/quality", "Q(m)"), ("memory/baseline", "baseline")), "mean over memories"),
+    ("Distance from the reference", (("train/kl", "KL(policy || reference)"),), "nats a token"),
+    ("Entropy", (("train/entropy", "entropy"),), "nats a token"),
+    ("Gradient", (("train/grad_norm", "norm before clipping"),), "norm"),
+    ("Play", (("rollout/turns", "turns"), ("rollout/tool_calls", "tool calls")), "mean over episodes"),
+    ("Trouble", (("rollout/format_errors", "format errors"), ("rollout/truncated", "truncated")), "mean over episodes"),
+)
+
+
+def plot_curves(run: Path) -> Path | None:
+    """Writes ``curves.png``: what was logged at every step of reinforcement learning; None if nothing was.
+
+    Args:
+        run: The run folder.
+    """
+    from matplotlib.figure import Figure
+
+    lines = read_metrics(run, "train")
+    if not lines:
+        return None
+    figure = Figure(figsize=(11, 9.6), dpi=110, facecolor="white", layout="constrained")
+    axes: Any = figure.subplots(4, 2)
+    for axis, (title, metrics, label) in zip(axes.flat, PANELS, strict=True):
+        for (name, words), (colour, style) in zip(
+            metrics, ((AFTER, "-"), (BEFORE, "--"), ("#3f8f4f", "-.")), strict=False
+        ):
+            known = [(line["step"] + 1, line[name]) for line in lines if line.get(name) is not None]
+            if known:
+                axis.plot(*zip(*known, strict=True), label=words, color=colour, linestyle=style)
+        axis.set(title=title, xlabel="step", ylabel=label)
+        axis.grid(alpha=0.3)
+        if axis.has_data():
+            axis.legend(frameon=False, fontsize=8)
+        else:
+            axis.text(0.5, 0.5, "not logged by this algorithm", ha="center", va="center", transform=axis.transAxes)
+    figure.savefig(run / "curves.png")
+    return run / "curves.png"
 
 
 def _training_curve(axis: Any, lines: list[dict[str, Any]]) -> None:

@@ -19,7 +19,8 @@ from rich.table import Table
 
 from mempo_env.metrics import bootstrap_interval
 
-from ..agents.evaluation import EvaluationRow
+from ..agents.episodes_io import iterate_episodes
+from ..agents.eval_rows import EvaluationRow
 from .config import RunConfig
 from .logs import TIME, read_metrics
 from .stored import StoredEvaluation, load_evaluation
@@ -31,7 +32,7 @@ _STEP_PARTS = ("sampling", "scoring", "update")
 
 def write_report(config: RunConfig, run: Path, console: Console) -> None:
     """Prints the tables, writes ``summary.json`` and ``plot.png``, says where everything is."""
-    from .plots import plot_run
+    from .plots import plot_curves, plot_run
 
     stored = {name: load_evaluation(run / "eval" / f"{name}.json") for name in EVALUATIONS}
     seconds = run_seconds(run)
@@ -74,9 +75,28 @@ def write_report(config: RunConfig, run: Path, console: Console) -> None:
             )
     (run / "summary.json").write_text(json.dumps(summary, indent=2, allow_nan=False), encoding="utf-8")
     plot_run(run, stored)
-    console.print(
-        f"run folder  {run}\nplot        {run / 'plot.png'}\ncheckpoint  {run / 'checkpoints'}", soft_wrap=True
-    )
+    plots = [run / "plot.png", plot_curves(run), plot_run_quality(run)]
+    shown = "".join(f"plot        {path}\n" for path in plots if path is not None)
+    console.print(f"run folder  {run}\n{shown}checkpoint  {run / 'checkpoints'}", soft_wrap=True)
+
+
+def plot_run_quality(run: Path) -> Path | None:
+    """Writes ``memory_quality.png``, the histogram of Q(m) before and after training.
+
+    Args:
+        run: The run folder.
+
+    Returns:
+        The picture; None where the stored episodes hold no Q(m): an older run, or one without an evaluation.
+    """
+    from .eval_plots import plot_quality, quality_values
+
+    values = {}
+    for name, label in (("before", "warm start"), ("after", "trained")):
+        path = run / "eval" / f"{name}.episodes.jsonl.gz"
+        if path.exists() and (found := quality_values(iterate_episodes(path))):
+            values[label] = found
+    return plot_quality(run / "memory_quality.png", values) if values else None
 
 
 def comparison_table(config: RunConfig, stored: dict[str, StoredEvaluation | None]) -> Table:

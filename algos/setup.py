@@ -19,7 +19,7 @@ from mempo_env.records import Observation
 from mempo_env.tokens import TokenCounter
 
 from ..agents.codec import ChatCodec
-from ..agents.contexts import get_context
+from ..agents.contexts import get_context, memory_mode
 from ..agents.models import add_lora, load_model, make_codec
 from ..agents.policy import LoraPolicy
 from ..agents.rollout import EnvFactory, EnvPool
@@ -102,8 +102,7 @@ def _common_settings(config: RunConfig) -> dict[str, Any]:
     """Arguments of every ``MemoryEnv``."""
     settings = dataclasses.asdict(config.env_args)
     kwargs = {name: value for name, value in settings.items() if name not in (*_WORLD, *_SEARCH)}
-    if config.context != "memory" and kwargs["memory"] == "required":
-        kwargs["memory"] = "optional"
+    kwargs["memory"] = memory_mode(config.context, kwargs["memory"])
     return kwargs | {"budget": config.budget}
 
 

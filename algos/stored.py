@@ -17,7 +17,8 @@ from typing import Any
 from mempo_env.records import Episode
 
 from ..agents.episodes_io import save_episodes
-from ..agents.evaluation import EvaluationReport, EvaluationRow
+from ..agents.eval_rows import EvaluationRow
+from ..agents.evaluation import EvaluationReport
 from ..agents.history_cost import HistoryCost
 from .memory_reward import AnswerScorer
 
@@ -133,10 +134,13 @@ def load_evaluation(path: Path) -> StoredEvaluation | None:
 
 def _restored(row: dict[str, Any]) -> dict[str, Any]:
     """A row's values from their JSON form: intervals are tuples, a mean over nothing is NaN."""
-    values = {
-        name: tuple(_restored_number(part) for part in value) for name, value in row.items() if type(value) is list
-    }
-    return {name: _restored_number(value) for name, value in row.items()} | values
+    return {name: _restored_value(value) for name, value in row.items()}
+
+
+def _restored_value(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _restored_value(part) for name, part in value.items()}
+    return tuple(map(_restored_number, value)) if isinstance(value, list) else _restored_number(value)
 
 
 def _number(value: float) -> float | None:

@@ -31,6 +31,7 @@ from .base import Advantages, Algorithm, MemoryScorer
 from .guards import NonFiniteError, write_failure_row
 from .metrics import advantage_metrics, rollout_metrics
 from .processes import ALONE, Processes
+from .training_episodes import EpisodeKeeper
 from .update import Updater
 
 EnvFactory = Callable[[], gym.Env[Observation, str]]
@@ -69,6 +70,7 @@ class Trainer:
         processes: Those that play and learn together.
         failures: Folder for the row that stopped an update; None: it is not kept.
         stop_kl: Ends the run after a step whose KL(policy || reference) was above this; 0: never.
+        keeper: Keeps some episodes with their advantages; None: none are kept.
 
     Attributes:
         steps_done: The task cursor.
@@ -89,6 +91,7 @@ class Trainer:
         processes: Processes = ALONE,
         failures: Path | None = None,
         stop_kl: float = 0.0,
+        keeper: EpisodeKeeper | None = None,
     ) -> None:
         self.policy = policy
         self.algorithm = algorithm
@@ -101,6 +104,7 @@ class Trainer:
         self.processes = processes
         self.failures = failures
         self.stop_kl = stop_kl
+        self.keeper = keeper
         self.steps_done = 0
         self.stopped = ""
 
@@ -114,6 +118,8 @@ class Trainer:
         groups = self.collect(self.steps_done)
         sampled, cut = time.perf_counter(), sum(self.processes.gather(self.policy.truncated_prompts - cut_before))
         advantages = self.algorithm.advantages(groups, self.scorer)
+        if self.keeper is not None:
+            self.keeper.keep(self.steps_done, groups, advantages)
         scored = time.perf_counter()
         metrics = rollout_metrics(groups) | advantage_metrics(groups, advantages) | advantages.metrics
         metrics |= self._update(groups, advantages)

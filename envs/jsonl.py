@@ -87,9 +87,8 @@ def own_question(row: Row, where: str) -> Question:
 def load_corpus(path: str | Path) -> tuple[Passage, ...]:
     r"""Reads a corpus file.
 
-    Rows are ``{id, title, text}`` (ours, and the columns of DPR's ``psgs_w100.tsv``), ``{id, contents}`` with the
-    title in quotes on the first line of ``contents``, or text alone (FlashRAG's and Search-R1's ``wiki-18.jsonl``); other fields are
-    ignored.
+    Rows are ``{id, title, text}`` (ours, and the columns of DPR's ``psgs_w100.tsv``), or ``{id, contents}``, with the
+    title in quotes on the first line of ``contents`` or text alone (FlashRAG, Search-R1); other fields are ignored.
 
     Args:
         path: ``.jsonl``, ``.json`` or ``.tsv``, plain or gzipped.

@@ -25,6 +25,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
+from functools import cached_property
 from typing import Any
 
 
@@ -45,15 +46,45 @@ TAGS: dict[Segment, str] = {
     Segment.ANSWER: "answer",
 }
 ACTION_SEGMENTS = (Segment.TOOL_CALL, Segment.ANSWER)
-_SEGMENT_OF = {tag.encode(): segment for segment, tag in TAGS.items()}
-# One pass for all four tags: looking for each of them on its own reads the rest of the output once per absent tag.
-_OPENING = re.compile(b"<(" + b"|".join(_SEGMENT_OF) + b")>")
-_CLOSE = {segment: f"</{tag}>".encode() for segment, tag in TAGS.items()}
+
+
+@dataclass(frozen=True)
+class TagSet:
+    """The tags that outputs are read by; a prompt style may bring a set of its own.
+
+    Attributes:
+        segments: Name of each tag, ASCII, with the segment it marks; two tags may mark the same one.
+    """
+
+    segments: tuple[tuple[str, Segment], ...]
+
+    @cached_property
+    def opening(self) -> re.Pattern[bytes]:
+        """Finds the next opening tag: one pass for all, since an absent tag would cost a pass of its own."""
+        return re.compile(b"<(" + b"|".join(re.escape(tag.encode()) for tag, _ in self.segments) + b")>")
+
+    @cached_property
+    def segment_of(self) -> dict[bytes, Segment]:
+        """Segment by the bytes of a tag's name."""
+        return {tag.encode(): segment for tag, segment in self.segments}
+
+    @cached_property
+    def action_closers(self) -> tuple[str, ...]:
+        """Text that can end an action block."""
+        return tuple(f"</{tag}>" for tag, segment in self.segments if segment in ACTION_SEGMENTS)
+
+    def tag_of(self, segment: Segment) -> str | None:
+        """The first tag of a segment, if there is one."""
+        return next((tag for tag, marked in self.segments if marked is segment), None)
+
+
+OWN_TAGS = TagSet(tuple((tag, segment) for segment, tag in TAGS.items()))
+"""The tags of the environment's own grammar."""
 _BRACKET = re.compile(r"[][{}]")
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)  # its end is optional: text without one costs linear time too
 MAX_NESTING = 32
 """How deep a tool call may nest lists and objects. JSON of a few hundred levels parses, but cannot be stored."""
-ACTION_CLOSERS = tuple(_CLOSE[segment].decode() for segment in ACTION_SEGMENTS)
+ACTION_CLOSERS = OWN_TAGS.action_closers
 """Text that can end an action block: a sampler looks for these before it runs the scanner."""
 
 
@@ -118,11 +149,12 @@ class ParsedOutput:
     think: str | None
 
 
-def scan(data: bytes) -> list[Block]:
+def scan(data: bytes, tags: TagSet = OWN_TAGS) -> list[Block]:
     """Finds the blocks of an output, up to and including the first closed action block.
 
     Args:
         data: The output's UTF-8 bytes; invalid sequences are allowed.
+        tags: What opens and closes a block.
 
     Returns:
         Blocks in order, none overlapping; only the last one can be unclosed.
@@ -130,15 +162,16 @@ def scan(data: bytes) -> list[Block]:
     blocks: list[Block] = []
     position = 0
     while True:
-        opening = _OPENING.search(data, position)
+        opening = tags.opening.search(data, position)
         if opening is None:
             return blocks
-        start, inner_start, segment = opening.start(), opening.end(), _SEGMENT_OF[opening[1]]
-        inner_end = data.find(_CLOSE[segment], inner_start)
+        start, inner_start, closer = opening.start(), opening.end(), b"</" + opening[1] + b">"
+        segment = tags.segment_of[opening[1]]
+        inner_end = data.find(closer, inner_start)
         if inner_end < 0:
             blocks.append(Block(segment, start, inner_start, len(data), len(data), closed=False))
             return blocks
-        position = inner_end + len(_CLOSE[segment])
+        position = inner_end + len(closer)
         blocks.append(Block(segment, start, inner_start, inner_end, position, closed=True))
         if segment in ACTION_SEGMENTS:
             return blocks
@@ -153,13 +186,13 @@ def memory_block(blocks: Sequence[Block]) -> Block | None:
     return _first_closed(blocks, Segment.MEMORY)
 
 
-def action_end(data: bytes) -> int | None:
+def action_end(data: bytes, tags: TagSet = OWN_TAGS) -> int | None:
     """Returns the byte offset after the first closed action block, or None while there is none.
 
     >>> action_end(b"<mem></answer></mem><answer>a</answer>tail")
     38
     """
-    blocks = scan(data)
+    blocks = scan(data, tags)
     if blocks and blocks[-1].closed and blocks[-1].segment in ACTION_SEGMENTS:
         return blocks[-1].end
     return None

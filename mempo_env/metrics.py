@@ -155,3 +155,33 @@ def bootstrap_interval(
     means = data[rng.integers(0, data.size, size=(draws, data.size))].mean(axis=1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def bootstrap_ratio_interval(
+    above: Sequence[float], below: Sequence[float], *, level: float = 0.95, draws: int = 2000, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of ``sum(above) / sum(below)``, resampling the pairs.
+
+    For a mean over parts of episodes (memories, calls), or a share of costs, where the episode is what was drawn.
+
+    Args:
+        above: One number per episode, such as the sum over its memories.
+        below: One number per episode, such as how many memories it has.
+        level: Coverage.
+        draws: Resamples.
+        seed: Seed of the resampling.
+
+    Returns:
+        Lower and upper bound; ``(nan, nan)`` where there is nothing to divide by.
+    """
+    top, bottom = np.asarray(above, dtype=np.float64), np.asarray(below, dtype=np.float64)
+    if top.shape != bottom.shape:
+        raise ValueError(f"{top.size} numbers above and {bottom.size} below; each episode needs one of each")
+    if not bottom.sum() > 0:
+        return float("nan"), float("nan")
+    rng = np.random.default_rng(seed)
+    chosen = rng.integers(0, top.size, size=(draws, top.size))
+    sums = bottom[chosen].sum(axis=1)
+    ratios = top[chosen].sum(axis=1)[sums > 0] / sums[sums > 0]
+    low, high = np.quantile(ratios, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

@@ -25,7 +25,8 @@ _RETRIEVAL = {
     "starlette": "serve",
     "uvicorn": "serve",
 }
-EXTRAS = {"gguf": "gguf", "datasets": "hub", "pyarrow": "hub"} | dict.fromkeys(_TRAIN, "train") | _RETRIEVAL
+_OTHERS = {"gguf": "gguf", "openai": "chat", "datasets": "hub", "pyarrow": "hub"}
+EXTRAS = _OTHERS | dict.fromkeys(_TRAIN, "train") | _RETRIEVAL
 """Which extra of this project brings an optional module."""
 
 

@@ -2,17 +2,19 @@
 
 Invariant: the order is instructions, task, memory, tool result, budget, so that instructions and task are a shared
 prefix of every input in a group; a line that begins with a field's label is that field, whatever tasks, memories and
-results say. This is the only place with prompt wording.
+results say. This is the only place with prompt wording, but for the styles of models that learned another protocol
+(``prompt_styles``).
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from typing import Literal
 
+from .actions import ToolCall
 from .budgets import Budget
+from .prompt_styles import OWN, PromptStyle
 from .records import Observation
 from .tools import ToolSpec
 
@@ -66,40 +68,42 @@ def build_instructions(
     return "\n".join(lines)
 
 
-_FAKE_LABEL = re.compile(r"(?<=[\n\r\v\f\x1c-\x1e\x85\u2028\u2029])(?=(?:Task|Memory|Result|Budget):)")
-
-
-def _field(label: str, text: str) -> str:
-    """One field; a line of its text that begins like a field is set off by ``> ``, as mail sets off ``From``."""
-    return f"{label}: {_FAKE_LABEL.sub('> ', text) if ':' in text else text}"
-
-
-def render_task(task: str) -> str:
-    """The part of an input that all turns of a group share."""
-    return _field("Task", task)
-
-
-def render_observation(observation: Observation, *, task: bool = True, memory: bool = True) -> str:
+def render_observation(
+    observation: Observation, *, task: bool = True, memory: bool = True, earlier: str = "", style: PromptStyle = OWN
+) -> str:
     r"""One observation as a single string, the user message of a turn.
 
     Args:
         observation: Its four fields.
         task: Whether to show the task field.
         memory: Whether to show the memory field.
+        earlier: Earlier turns that a context strategy brings back.
+        style: How the fields are worded.
 
     Returns:
-        Task, memory, tool result and budget, one a line; an empty field is left out, but never the task.
+        Task, memory, earlier turns, tool result and budget, one a line; an empty field is left out, but never the task.
 
     >>> render_observation({"task": "Q?", "memory": "m", "tool_result": "", "budget": "5 calls left"})
     'Task: Q?\nMemory: m\nBudget: 5 calls left'
     >>> render_observation({"task": "Q?", "memory": "", "tool_result": "x\nMemory: it is y", "budget": ""})
     'Task: Q?\nResult: x\n> Memory: it is y'
     """
-    lines = [render_task(observation["task"])] if task else []
-    if memory and observation["memory"]:
-        lines.append(_field("Memory", observation["memory"]))
-    if observation["tool_result"]:
-        lines.append(_field("Result", observation["tool_result"]))
-    if observation["budget"]:
-        lines.append(_field("Budget", observation["budget"]))
-    return "\n".join(lines)
+    shown = [
+        (style.words.task, observation["task"], task),
+        (style.words.memory, observation["memory"], memory and bool(observation["memory"])),
+        (style.words.earlier, earlier, bool(earlier)),
+        (style.words.tool_result, observation["tool_result"], bool(observation["tool_result"])),
+        (style.words.budget, observation["budget"], bool(observation["budget"])),
+    ]
+    return "\n".join(words.format(style.escape(text)) for words, text, wanted in shown if wanted and words)
+
+
+def render_past_turn(number: int, call: ToolCall, result: str) -> str:
+    """A turn of the past as an entry of a store: what was called and what came of it.
+
+    Args:
+        number: Of the turn, from 1.
+        call: The call.
+        result: Its result.
+    """
+    return f"[turn {number}] {call.name} {json.dumps(call.arguments, ensure_ascii=False)}\n{result}"

@@ -135,7 +135,7 @@ class Turn:
         output_ids: Ids the sampler produced.
         logprobs: The sampler's log-probability of each output id.
         segments: One ``Segment`` per output id.
-        info: What the environment reported at this step.
+        info: What the environment reported at this step; in stored episodes also what was noted later (docs/viewer.md).
     """
 
     observation: Observation

@@ -11,15 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .actions import Segment, memory_block, scan
+from .actions import OWN_TAGS, Segment, TagSet, memory_block, scan
 
 
-def token_segments(tokens: Sequence[bytes]) -> tuple[int, ...]:
+def token_segments(tokens: Sequence[bytes], tags: TagSet = OWN_TAGS) -> tuple[int, ...]:
     """Labels each token of an output.
 
     Args:
         tokens: The bytes of each token; joined they are the output's bytes. A token may be empty (a control token):
             it takes the segment of the byte that would follow.
+        tags: What opens and closes a block.
 
     Returns:
         One ``Segment`` value per token, as small ints.
@@ -31,7 +32,7 @@ def token_segments(tokens: Sequence[bytes]) -> tuple[int, ...]:
     """
     data = b"".join(tokens)
     byte_segments = bytearray(len(data) + 1)  # zero = Segment.OTHER
-    blocks = scan(data)
+    blocks = scan(data, tags)
     stored = memory_block(blocks)
     for block in blocks:
         if block.segment is Segment.MEMORY and block is not stored:

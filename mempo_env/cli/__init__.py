@@ -1,4 +1,4 @@
-"""The command line: ``mempo train | eval | play | new-env | check-env | serve-search | env``.
+"""The command line: ``mempo train | eval | compare | play | new-env | check-env | serve-search | env``.
 
 Invariants:
     * this file imports nothing heavy, so that ``mempo --help`` answers at once; a command's modules load when it runs;
@@ -17,7 +17,8 @@ from mempo_env.errors import UserError, unknown_name
 
 COMMANDS = {
     "train": "Train a policy: warm start, then --algo mempo, grpo, ppo, or your own; or go on with a run.",
-    "eval": "Measure a trained run, or the scripted expert, at several numbers of goals.",
+    "eval": "Measure runs, models, chat servers or the expert, at several numbers of goals, contexts and budgets.",
+    "compare": "Put runs or evaluations side by side, with differences over the same tasks.",
     "play": "Play an episode yourself, in the terminal.",
     "new-env": "Write the skeleton of an environment of your own: package, expert, test.",
     "check-env": "Check an environment, yours or ours, and its scripted expert.",
@@ -28,6 +29,7 @@ EXAMPLES = (
     "mempo train --preset tiny --algo mempo --out runs/first",
     "mempo train --resume runs/first --steps 80",
     "mempo eval runs/first --goals 2 4 6 8 10",
+    "mempo compare runs/first runs/second",
     "mempo play --goals 2",
 )
 

@@ -1,191 +1,210 @@
-"""``mempo eval RUN``: measures a trained run, or the scripted expert, at several numbers of goals.
+"""``mempo eval RUN..``: measures agents at several numbers of goals, under several contexts and budgets.
 
 Invariants:
-    * a run is evaluated in the environment it was trained in; only goals, split, budget, data and retrieval can
-      be changed;
-    * everything that can be wrong is checked before the model is loaded, and what fails later leaves no folder.
+    * a run is evaluated in the environment it was trained in; only goals, split, budget, context, data and retrieval
+      can be changed;
+    * everything that can be wrong is checked before a model is loaded, and what fails before the first episode is
+      stored leaves no folder;
+    * the same call goes on where an earlier one with the same ``--out`` stopped.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
-import shutil
+import functools
+import shlex
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-import tyro
-
-from mempo_env.cli.flags import parse_flags
+from mempo_env.cli.eval_flags import EvalFlags, agent_settings, parse
 from mempo_env.cli.train import require_train_extra
 from mempo_env.errors import UserError
 
 
-@dataclass(frozen=True)
-class EvalFlags:
-    """Flags of ``mempo eval``.
-
-    Attributes:
-        run: Run folder, or ``expert`` for the scripted expert.
-        goals: Numbers of goals to test.
-        episodes: Episodes per number of goals; by default as the run was configured.
-        split: Split of the tasks, never the training one.
-        budget: Named budget; by default the run's.
-        data: Data folders; by default the run's.
-        retrieval: What searches, such as the address of a search server; by default as the run was configured.
-        preset: For ``expert``: whose environment it plays in; by default ``tiny``.
-        sample: Sample at temperature 1 instead of greedy decoding.
-        device: Where the model runs; by default as the run was configured.
-        out: Folder to write rows and episodes into; by default nothing is written.
-    """
-
-    run: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RUN")]
-    goals: tuple[int, ...] = (2, 4, 6, 8, 10)
-    episodes: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None
-    split: Literal["dev", "test"] = "dev"
-    budget: Annotated[str | None, tyro.conf.arg(metavar="STR")] = None
-    data: tuple[str, ...] = ()
-    retrieval: Annotated[str | None, tyro.conf.arg(metavar="STR")] = None
-    preset: Annotated[str | None, tyro.conf.arg(metavar="STR")] = None
-    sample: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    device: Annotated[Literal["auto", "cpu", "cuda"] | None, tyro.conf.arg(metavar="{auto,cpu,cuda}")] = None
-    out: str = ""
-
-
 def run(argv: Sequence[str]) -> None:
-    """Evaluates and prints a table.
+    """Evaluates, prints tables, and with ``--out`` writes a folder.
 
     Args:
         argv: Flags.
 
     Raises:
-        UserError: The run cannot be read, or ``--out`` exists or cannot be written.
+        UserError: A flag, or what it names, cannot be used, or ``--out`` is another folder.
+        KeyboardInterrupt: The user stopped it; the message says how to go on.
     """
-    flags = parse_flags(
-        EvalFlags,
-        argv,
-        command="mempo eval",
-        description="Measure a trained run, or the scripted expert, at several numbers of goals.",
-    )
-    if flags.episodes is not None and flags.episodes < 1:
-        raise UserError(f"episodes={flags.episodes} must be at least 1")
-    if flags.out and Path(flags.out).exists():
-        raise UserError(f"{flags.out} exists; choose another --out")
+    flags, given = parse(argv)
     require_train_extra()
     from rich.console import Console
 
-    (_evaluate_expert if flags.run == "expert" else _evaluate_run)(flags, Console())
+    console = Console()
+    if flags.render:
+        _render(Path(flags.render), console)
+        return
+    from mempo_env.algos.eval_agents import environment_settings
+    from mempo_env.algos.eval_report import write_evaluation
+    from mempo_env.algos.eval_sweep import EvalStopped, measure
+
+    if not flags.run and flags.agent is None:
+        raise UserError(
+            "mempo eval needs RUN (a run folder, or 'expert') or --agent; mempo eval --help lists all flags"
+        )
+    _refuse_folder(flags)
+    config = _environment(flags, given)
+    plan = _plan(flags, config)
+    _check(config, plan)
+    contestants = _contestants(flags, config)
+    agents = {who.name: who.settings for who in contestants}
+    lists = {name: list(getattr(plan, name)) for name in ("contexts", "budgets", "goals")}
+    with _store(flags.out, environment_settings(config, plan.seed), agents, lists) as store:
+        try:
+            measure(contestants, plan, store, console)
+        except EvalStopped as stop:
+            raise KeyboardInterrupt(_how_to_go_on(stop, flags, argv)) from None
+        write_evaluation(store.folder, console, plots=bool(flags.out))
+    if flags.out:
+        for what, name in (("rows", "summary.json"), ("episodes", "episodes"), ("plots", "plots")):
+            console.print(f"{what:8}  {Path(flags.out) / name}", soft_wrap=True, markup=False, highlight=False)
 
 
-def _changed(config: Any, flags: EvalFlags) -> Any:
-    """The configuration with the flags' changes; without any only the sampling is what evaluation asks for."""
+def _render(folder: Path, console: Any) -> None:
+    from mempo_env.agents.eval_store import is_store
+    from mempo_env.algos.config_io import read_config
+    from mempo_env.algos.eval_report import write_evaluation
+    from mempo_env.algos.report import write_report
+
+    if is_store(folder):
+        write_evaluation(folder, console)
+    elif (folder / "config.json").exists():
+        write_report(read_config(folder)[0], folder, console)
+    else:
+        raise UserError(f"{folder} is neither a folder of mempo eval --out nor a run folder; check --render")
+
+
+def _refuse_folder(flags: EvalFlags) -> None:
+    from mempo_env.agents.eval_store import read_settings
+
+    if flags.out and Path(flags.out).exists():
+        read_settings(Path(flags.out))
+
+
+def _environment(flags: EvalFlags, given: Sequence[str]) -> Any:
+    """The run configuration whose environment everybody plays in, changed by the flags."""
+    from mempo_env.algos.eval_agents import run_environment
+
+    runs = [Path(name) for name in flags.run if name != "expert"]
+    for folder in runs:
+        if not folder.is_dir():
+            raise UserError(f"{folder} is no folder; give a run folder made by mempo train, or 'expert'")
+    if runs:
+        if flags.preset is not None:
+            raise UserError("--preset goes with 'expert' only: a run is evaluated in the environment it was trained in")
+        if fixed := [flag for flag in given if flag in ("--env", "--env-options") or flag.startswith("--env-args.")]:
+            raise UserError(f"{fixed[0]}: a run is evaluated in the environment it was trained in; drop it")
+        config = run_environment(runs)
+    else:
+        config = flags.base()
+    dataset = flags.dataset or config.dataset
+    if flags.data and dataset == "closed-world":
+        what = "this run's" if runs else "this preset's"
+        raise UserError(f"{what} dataset is closed-world, which is generated; drop --data, or give --dataset qa")
     episodes = config.eval.episodes if flags.episodes is None else flags.episodes
     if not episodes:
-        raise UserError(f"{flags.run} was configured without an evaluation; give --episodes")
+        raise UserError(f"{runs[0] if runs else config.preset} was configured without an evaluation; give --episodes")
     evaluation = dataclasses.replace(
-        config.eval, goals=flags.goals, episodes=episodes, split=flags.split, greedy=not flags.sample
+        config.eval,
+        goals=flags.goals,
+        episodes=episodes,
+        split=flags.split,
+        greedy=not flags.sample,
+        batch=flags.batch or config.eval.batch,
     )
     return dataclasses.replace(
         config,
         eval=evaluation,
-        budget=flags.budget or config.budget,
+        dataset=dataset,
         data=flags.data or config.data,
         env_args=dataclasses.replace(config.env_args, retrieval=flags.retrieval or config.env_args.retrieval),
+        env=flags.env or config.env,
+        env_options=flags.env_options or config.env_options,
         device=flags.device or config.device,
     )
 
 
-def _evaluate_run(flags: EvalFlags, console: Any) -> None:
-    from mempo_env.agents.evaluation import EvaluationReport
-    from mempo_env.algos.config_io import read_config
-    from mempo_env.algos.job import load_run_policy
-    from mempo_env.algos.measure import evaluate_policy
+def _plan(flags: EvalFlags, config: Any) -> Any:
+    from mempo_env.algos.eval_sweep import EvalPlan
+
+    return EvalPlan(
+        contexts=flags.context or (config.context,),
+        budgets=flags.budget or (config.budget,),
+        goals=config.eval.goals,
+        episodes=config.eval.episodes,
+        seed=flags.seed,
+        batch=config.eval.batch,
+    )
+
+
+def _check(config: Any, plan: Any) -> None:
+    """Makes the environment of every context and budget, and draws its longest task."""
     from mempo_env.algos.setup import check_environments, choose_device
-    from mempo_env.algos.stored import load_evaluation
 
-    folder = Path(flags.run)
-    if not folder.is_dir():
-        raise UserError(f"{folder} is no folder; give a run folder made by mempo train, or 'expert'")
-    if flags.preset is not None:
-        raise UserError("--preset goes with 'expert' only: a run is evaluated in the environment it was trained in")
-    config = read_config(folder)[0]
-    if flags.data and config.dataset == "closed-world":
-        raise UserError("this run's dataset is closed-world, which is generated; drop --data")
-    config = _changed(config, flags)
     choose_device(config.device)
-    check_environments(config, training=False)
-    policy = load_run_policy(folder, device=config.device)
-    with _folder(flags.out) as out:
-        evaluate_policy(config, policy, out, "evaluation", console)
-        stored = load_evaluation(out / "evaluation.json")
-    assert stored is not None  # there is at least one episode
-    how = "sampled" if flags.sample else "greedy"
-    console.print(EvaluationReport(stored.rows, 0).table(f"{folder} ({flags.split} tasks, {how})"))
-    if math.isnan(stored.quality.mean):
-        console.print("no memory was written")
-    else:
-        console.print(f"Q(m) {stored.quality.mean:.3f}, above 0.8: {stored.quality.above:.1%} of memories")
-    _say_where(flags, console)
+    for budget in plan.budgets:
+        for context in plan.contexts:
+            check_environments(dataclasses.replace(config, context=context, budget=budget), training=False)
 
 
-def _evaluate_expert(flags: EvalFlags, console: Any) -> None:
-    from mempo_env.agents.episodes_io import save_episodes
-    from mempo_env.agents.evaluation import evaluate
-    from mempo_env.agents.rollout import EnvPool
-    from mempo_env.agents.scripted_expert import make_expert
-    from mempo_env.algos.presets import get_preset
-    from mempo_env.algos.setup import check_environments, env_factory
+def _contestants(flags: EvalFlags, config: Any) -> list[Any]:
+    from mempo_env.agents.agent_spec import AgentSpec
+    from mempo_env.algos.config_io import read_config
+    from mempo_env.algos.eval_agents import run_contestant, spec_contestant
+    from mempo_env.algos.job import load_run_policy
 
-    if flags.sample or flags.device:
-        raise UserError("--sample and --device go with a run: the scripted expert has no model")
-    config = get_preset(flags.preset or "tiny")
-    if flags.data and config.dataset == "closed-world":
-        raise UserError("this preset's dataset is closed-world, which is generated; drop --data, or choose --preset")
-    config = _changed(config, flags)
-    check_environments(config, training=False)
-    with EnvPool(env_factory(config, config.eval.goals[0], config.eval.split)) as envs:
-        expert = make_expert(envs.memory_env)
-    with _folder(flags.out) as out:
-        report = evaluate(
-            expert,
-            lambda goals: env_factory(config, goals, config.eval.split),
-            config.eval.goals,
-            config.eval.episodes,
-            0,
-            batch=config.eval.batch,
-        )
-        (out / "evaluation.json").write_text(report.to_json(), encoding="utf-8")
-        save_episodes(out / "evaluation.episodes.jsonl.gz", report.episodes)
-    console.print(report.table(f"scripted expert ({flags.split} tasks)"))
-    _say_where(flags, console)
-
-
-def _say_where(flags: EvalFlags, console: Any) -> None:
-    if flags.out:
-        console.print(f"rows      {Path(flags.out) / 'evaluation.json'}", soft_wrap=True)
-        console.print(f"episodes  {Path(flags.out) / 'evaluation.episodes.jsonl.gz'}", soft_wrap=True)
+    settings = agent_settings(flags)
+    specs = {"expert": AgentSpec("expert")} if "expert" in flags.run else {}
+    if flags.agent is not None:
+        spec = AgentSpec(flags.agent, **settings)
+        specs[spec.label] = spec
+    elif settings:
+        flag = next(iter(settings)).replace("_", "-")
+        raise UserError(f"--{flag} goes with --agent model or --agent chat; a run has its own")
+    runs = [Path(name) for name in flags.run if name != "expert"]
+    if (flags.sample or flags.device) and not (runs or flags.agent in ("model", "chat")):
+        raise UserError("--sample and --device go with a run or a model: the scripted expert has no model")
+    policies = {run: functools.cache(functools.partial(load_run_policy, run, device=flags.device)) for run in runs}
+    plain = [run.resolve().name for run in runs]
+    names = [name if plain.count(name) == 1 else str(run) for name, run in zip(plain, runs, strict=True)]
+    if twice := [name for name in names if names.count(name) > 1 or name in specs]:
+        raise UserError(f"{twice[0]} is measured twice; name each agent once")
+    found = [run_contestant(run, name, config, policies[run]) for run, name in zip(runs, names, strict=True)]
+    priced_by = None
+    if runs:
+        first = policies[runs[0]]
+        priced_by = (f"the tokenizer of {read_config(runs[0])[0].model}", lambda: first().codec)
+    return found + [spec_contestant(spec, name, config, priced_by) for name, spec in specs.items()]
 
 
 @contextmanager
-def _folder(out: str) -> Iterator[Path]:
-    """The folder to write into: a new one, gone again if anything fails, or a temporary one."""
-    if not out:
-        with tempfile.TemporaryDirectory(prefix="mempo-eval-") as aside:
-            yield Path(aside)
+def _store(out: str, environment: Any, agents: Any, plan: Any) -> Iterator[Any]:
+    """The folder to write into, or a temporary one."""
+    from mempo_env.agents.eval_store import open_store
+
+    if out:
+        with open_store(Path(out), environment, agents, plan) as store:
+            yield store
         return
-    folder = Path(out)
-    try:
-        folder.mkdir(parents=True)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be made: {error.strerror}; choose another --out") from error
-    try:
-        yield folder
-    except BaseException as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        if isinstance(error, OSError):
-            raise UserError(f"{folder} cannot be written: {error.strerror or error}; choose another --out") from error
-        raise
+    with (
+        tempfile.TemporaryDirectory(prefix="mempo-eval-") as aside,
+        open_store(Path(aside) / "evaluation", environment, agents, plan) as store,
+    ):
+        yield store
+
+
+def _how_to_go_on(stop: Any, flags: EvalFlags, argv: Sequence[str]) -> str:
+    came = f"stopped after {stop.done} of {stop.total} episodes"
+    if not flags.out:
+        return f"{came}; nothing is kept without --out"
+    if not stop.done:
+        return f"{came}; nothing was stored"
+    return f"{came}, which are kept; go on with: mempo eval {shlex.join(argv)}"

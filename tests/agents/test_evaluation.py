@@ -11,14 +11,8 @@ from rich.console import Console
 
 from mempo_env.actions import Answer
 from mempo_env.agents.contexts import HistoryContext
-from mempo_env.agents.evaluation import (
-    EVAL_SEED_START,
-    EvaluationReport,
-    eval_seeds,
-    evaluate,
-    evaluation_row,
-    report_table,
-)
+from mempo_env.agents.eval_rows import evaluation_row
+from mempo_env.agents.evaluation import EVAL_SEED_START, EvaluationReport, eval_seeds, evaluate, report_table
 from mempo_env.agents.expert import ExpertAgent
 from mempo_env.agents.history_cost import history_cost
 from mempo_env.agents.rollout import EnvFactory, group_specs, rollout

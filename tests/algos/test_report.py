@@ -14,7 +14,8 @@ import pytest
 from rich.console import Console
 
 from mempo_env.agents.episodes_io import load_episodes
-from mempo_env.agents.evaluation import EvaluationReport, evaluate, evaluation_row
+from mempo_env.agents.eval_rows import evaluation_row
+from mempo_env.agents.evaluation import EvaluationReport, evaluate
 from mempo_env.agents.expert import ExpertAgent
 from mempo_env.agents.history_cost import history_cost
 from mempo_env.agents.scripted_expert import Flaws

@@ -21,10 +21,10 @@ def test_the_expert_is_measured_with_intervals(mempo: Mempo, tmp_path: Path) -> 
     assert result.code == 0, result.err
     assert re.search(r"^ +2 +100\.0 \(100-100\)", result.out, re.MULTILINE)
     assert re.search(r"^ +4 +100\.0 \(100-100\)", result.out, re.MULTILINE)
-    rows = json.loads((out / "evaluation.json").read_text())["rows"]
+    rows = json.loads((out / "summary.json").read_text())
     assert [(row["goals"], row["f1"], row["episodes"]) for row in rows] == [(2, 100.0, 3), (4, 100.0, 3)]
-    assert len(load_episodes(out / "evaluation.episodes.jsonl.gz")) == 6
-    assert str(out / "evaluation.json") in result.out
+    assert [len(load_episodes(path)) for path in sorted(out.glob("episodes/*.jsonl.gz"))] == [3, 3]
+    assert str(out / "summary.json") in result.out
 
 
 def test_the_expert_under_another_budget(mempo: Mempo) -> None:
@@ -38,10 +38,10 @@ def test_a_run_is_measured_with_its_memory_quality(mempo: Mempo, trained: Path, 
     result = mempo("eval", trained, "--goals", "1", "3", "--episodes", "2", "--out", tmp_path / "rows")
     assert result.code == 0, result.err
     assert "greedy" in result.out
-    assert "Q(m)" in result.out or "no memory was written" in result.out
-    stored = json.loads((tmp_path / "rows" / "evaluation.json").read_text())
-    assert [(row["goals"], row["episodes"]) for row in stored["rows"]] == [(1, 2), (3, 2)]
-    episodes = load_episodes(tmp_path / "rows" / "evaluation.episodes.jsonl.gz")
+    assert "Q(m)" in result.out
+    stored = json.loads((tmp_path / "rows" / "summary.json").read_text())
+    assert [(row["agent"], row["goals"], row["episodes"]) for row in stored] == [("run", 1, 2), ("run", 3, 2)]
+    episodes = [e for path in sorted(tmp_path.glob("rows/episodes/*.gz")) for e in load_episodes(path)]
     assert [len(episode.task.goals) for episode in episodes] == [1, 1, 3, 3]
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before, "eval changed the run"
 
@@ -61,9 +61,10 @@ def test_an_evaluation_that_fails_leaves_no_folder(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mempo_env.agents.episodes_io.save_episodes", full)
+    monkeypatch.setattr("mempo_env.agents.eval_store.os.fsync", full)
     complaint = mempo("eval", "expert", "--goals", "1", "--episodes", "1", "--out", tmp_path / "rows").complaint
-    assert complaint.startswith(f"{tmp_path / 'rows'} cannot be written: No space left on device")
+    assert complaint.startswith(f"{tmp_path / 'rows'}")
+    assert "cannot be written: No space left on device" in complaint
     assert not (tmp_path / "rows").exists()
 
 
