@@ -25,6 +25,7 @@ from ..agents.eval_pairs import HISTORY, Saving, row_pairs, savings
 from ..agents.eval_rows import EvaluationRow, RowKey, row_of
 from ..agents.eval_store import read_settings, read_store
 from ..agents.eval_tables import LEGEND, csv_text, evaluation_tables, markdown, pairs_table, savings_table
+from .config import RunConfig
 
 SUMMARY = "summary.json"
 
@@ -94,7 +95,8 @@ def agent_notes(settings: Mapping[str, Any], rows: Sequence[EvaluationRow]) -> l
     """A line for each agent: its tasks, its decoding, who counts its tokens, and what it lost."""
     environment, lines = settings["environment"], []
     for name, agent in settings["agents"].items():
-        parts = [f"{environment['dataset']}, {environment['split']} tasks"]
+        own = environment["env"] == RunConfig.env
+        parts = [f"{environment['dataset'] if own else environment['env']}, {environment['split']} tasks"]
         parts += [agent["decoding"]] if agent.get("decoding") else []
         parts.append(f"tokens counted by {agent['counter']}")
         lost = [row for row in rows if row.agent == name and row.overflowed > 0]
