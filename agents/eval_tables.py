@@ -23,6 +23,16 @@ LEGEND = (
     "F1, EM, all (every goal right) in %, intervals 95 %; TT, PT: total and peak tokens; Q(m): memory quality; means "
     "over n episodes, those that ended on a fault (+ e) left out"
 )
+SAVINGS_LEGEND = (
+    "Saved tokens in %; bound: what would be saved of TT if equally long tool results were all that costs, "
+    "1 - 2 / (C + 1) for C calls (prompts lower a saving, outputs that history keeps raise it); F1: difference from "
+    "history over the same tasks, in points, or 'priced' where history was not played and the same episodes are priced "
+    "as if every turn had stayed in the chat"
+)
+PAIRS_LEGEND = (
+    "Differences are paired by task, with 95 % intervals over tasks: F1 in points, TT and PT in tokens, over the n "
+    "tasks that both played"
+)
 NOTHING = "-"
 
 
@@ -150,13 +160,7 @@ def sides_table(rows: Sequence[EvaluationRow], title: str = "Side by side") -> T
 
 def savings_table(savings: Sequence[Saving]) -> Table:
     """Tokens that one agent saved against full history, beside the bound."""
-    table = plain_table(
-        f"Tokens saved by {savings[0].row.agent} against full history",
-        "in %; bound: what would be saved of TT if equally long tool results were all that costs, 1 - 2 / (C + 1) for "
-        "C calls (prompts lower a saving, outputs that history keeps raise it); F1: difference from history over the "
-        "same tasks, in points, or 'priced' where history was not played and the same episodes are priced as if every "
-        "turn had stayed in the chat",
-    )
+    table = plain_table(f"Tokens saved by {savings[0].row.agent} against full history")
     labels = _labels([saving.row for saving in savings])
     table.add_column("goals", justify="right")
     for name in labels:
@@ -184,8 +188,7 @@ def pairs_table(pairs: Sequence[Paired], title: str = "Differences over the same
     references = [", ".join(getattr(pair.reference, name) for name in within) for pair in pairs]
     one = len(set(references)) == 1  # then it stands in the title
     title += f", budget {pairs[0].row.budget}" if "budget" not in [*within, *across] else ""
-    about = "paired by task, 95 % intervals over tasks; F1 in points, TT and PT in tokens; n tasks that both played"
-    table = plain_table(f"{title}, from {references[0]}" if one else title, about)
+    table = plain_table(f"{title}, from {references[0]}" if one else title)
     table.add_column("goals", justify="right")
     for name in across:
         table.add_column(name)

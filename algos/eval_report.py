@@ -24,13 +24,23 @@ from mempo_env.records import Episode
 from ..agents.eval_pairs import HISTORY, Saving, row_pairs, savings
 from ..agents.eval_rows import EvaluationRow, RowKey, row_of
 from ..agents.eval_store import read_settings, read_store
-from ..agents.eval_tables import LEGEND, csv_text, evaluation_tables, markdown, pairs_table, savings_table
+from ..agents.eval_tables import (
+    LEGEND,
+    PAIRS_LEGEND,
+    SAVINGS_LEGEND,
+    csv_text,
+    evaluation_tables,
+    markdown,
+    pairs_table,
+    savings_table,
+)
+from .config import RunConfig
 
 SUMMARY = "summary.json"
 
 
 def write_evaluation(folder: Path, console: Console, *, plots: bool = True) -> list[EvaluationRow]:
-    """Prints the tables of an evaluation and writes its files.
+    """Writes the files of an evaluation, then prints its tables.
 
     Args:
         folder: The evaluation's.
@@ -56,17 +66,9 @@ def write_evaluation(folder: Path, console: Console, *, plots: bool = True) -> l
     tables = [savings_table(some) for name in agents if (some := [one for one in saved if one.row.agent == name])]
     tables += [pairs_table(few) for name in budgets if (few := [pair for pair in shown if pair.row.budget == name])]
     notes, faults = agent_notes(settings, rows), fault_lines(episodes)
-    for line in notes:
-        console.print(line, markup=False, highlight=False)
-    for table in evaluation_tables(rows):
-        console.print(table)
-    console.print(LEGEND, style="dim")
-    for table in tables:
-        console.print(table)
-    for line in faults:
-        console.print(line, markup=False, highlight=False)
     tables = [*evaluation_tables(rows), *tables]
-    text = "\n\n".join([*notes, *map(markdown, tables), LEGEND, *faults]) + "\n"
+    lines = [LEGEND, *([SAVINGS_LEGEND] if saved else []), *([PAIRS_LEGEND] if shown else []), *faults]
+    text = "\n\n".join([*notes, *map(markdown, tables), *lines]) + "\n"
     try:
         (folder / SUMMARY).write_text(_json(summary(rows, saved)), encoding="utf-8")
         (folder / "paired.json").write_text(_json([pair.flat() for pair in pairs]), encoding="utf-8")
@@ -76,6 +78,12 @@ def write_evaluation(folder: Path, console: Console, *, plots: bool = True) -> l
             plot_evaluation(folder / "plots", episodes, rows)
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror or error}; free some space") from error
+    for line in notes:
+        console.print(line, markup=False, highlight=False)
+    for table in tables:
+        console.print(table)
+    for line in lines:
+        console.print(line, markup=False, highlight=False)
     return rows
 
 
@@ -94,7 +102,8 @@ def agent_notes(settings: Mapping[str, Any], rows: Sequence[EvaluationRow]) -> l
     """A line for each agent: its tasks, its decoding, who counts its tokens, and what it lost."""
     environment, lines = settings["environment"], []
     for name, agent in settings["agents"].items():
-        parts = [f"{environment['dataset']}, {environment['split']} tasks"]
+        own = environment["env"] == RunConfig.env
+        parts = [f"{environment['dataset'] if own else environment['env']}, {environment['split']} tasks"]
         parts += [agent["decoding"]] if agent.get("decoding") else []
         parts.append(f"tokens counted by {agent['counter']}")
         lost = [row for row in rows if row.agent == name and row.overflowed > 0]

@@ -2,7 +2,7 @@
 
     python benchmarks/studies/strategies.py --run runs/demo-4 --out runs/strategies
 
-It can be stopped and goes on. It is a list of ``mempo eval`` calls, each into a folder of its own under ``--out``; what is there already is not played
+It is a list of ``mempo eval`` calls, each into a folder of its own under ``--out``; what is there already is not played
 again, so that the same command goes on after Ctrl-C. Then it writes ``strategies.json``, the rows of all folders, and
 ``strategies.md``, their tables.
 

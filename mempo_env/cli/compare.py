@@ -60,17 +60,17 @@ def run(argv: Sequence[str]) -> None:
     require_train_extra()
     from rich.console import Console
 
-    from mempo_env.agents.eval_tables import LEGEND, markdown, pairs_table, sides_table
+    from mempo_env.agents.eval_tables import LEGEND, PAIRS_LEGEND, markdown, pairs_table, sides_table
     from mempo_env.algos.compare import compare
 
     console = Console()
     found = compare([Path(folder) for folder in flags.folders], flags.evaluations)
     tables = [sides_table([side.row for side in found.sides])]
     tables += [pairs_table(found.pairs)] if found.pairs else []
-    lines = _lines(found)
+    lines = [LEGEND, *([PAIRS_LEGEND] if found.pairs else []), *_lines(found)]
     for table in tables:
         console.print(table)
-    for line in [LEGEND, *lines]:
+    for line in lines:
         console.print(line, markup=False, highlight=False)
     if out is not None:
         data: dict[str, Any] = {
@@ -79,7 +79,7 @@ def run(argv: Sequence[str]) -> None:
             "alone": [vars(key) for key in found.alone],
         }
         whole = json.dumps(data, indent=2, allow_nan=False) + "\n"
-        text = whole if out.suffix == ".json" else "\n\n".join([*map(markdown, tables), LEGEND, *lines]) + "\n"
+        text = whole if out.suffix == ".json" else "\n\n".join([*map(markdown, tables), *lines]) + "\n"
         try:
             out.write_text(text, encoding="utf-8")
         except OSError as error:
