@@ -23,7 +23,7 @@ class PlayFlags:
         env: Environment id.
         goals: Goals of the task, 1 to 16.
         dataset: ``closed-world`` or ``qa``.
-        data: Data folders for ``qa``.
+        data: Data folders, files or ``hub:NAME`` for ``qa``.
         budget: Named budget: ``brief`` or ``paper``.
         split: Split of the tasks.
         seed: Seed of the task.
