@@ -221,7 +221,7 @@ class RunConfig:
         env: Environment id.
         model: ``tiny`` (built in place), ``smollm2``, a hub id, a folder or a GGUF file.
         dataset: ``closed-world`` or ``qa``.
-        data: Folders with ``questions.*.jsonl.gz`` and ``corpus.jsonl.gz`` for ``qa``.
+        data: Folders, files or names on the hub (``hub:hotpotqa``) for ``qa``; see docs/data.md.
         goals: Goals per task: one number, or least and most.
         budget: Named budget: ``brief`` or ``paper``.
         steps: Steps of reinforcement learning, each a batch of groups sampled and learned from.

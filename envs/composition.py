@@ -28,6 +28,7 @@ from mempo_env.records import Task
 
 from .jsonl import Question
 from .qa_data import QaDataset
+from .records_io import is_list
 
 CompositionName = Literal["pooled", "mempo", "mem1", "mixed", "record"]
 Hops = int | Sequence[int] | Mapping[int, int] | None
@@ -79,8 +80,9 @@ class Composition:
         Raises:
             UserError: An argument is malformed or unknown.
         """
-        if isinstance(kinds, str):
-            kinds = (kinds,)
+        kinds = (kinds,) if isinstance(kinds, str) else kinds
+        if not is_list(kinds) or not all(isinstance(kind, str) and kind for kind in kinds):
+            raise UserError(f"kinds={kinds!r} must be a list of kinds of questions, such as ('bridge',)")
         counts: tuple[tuple[int, int], ...] = ()
         if isinstance(hops, Mapping):
             counts = tuple(sorted(hops.items()))
@@ -249,10 +251,10 @@ def _with_mark(question: Question) -> Question:
     return question if question.text.endswith("?") else replace(question, text=f"{question.text}?")
 
 
-def _ends(hops: int | Sequence[int] | None) -> tuple[int, int]:
+def _ends(hops: object) -> tuple[int, int]:
     if hops is None or hops == ():
         return 0, 0
-    given = list(hops) if isinstance(hops, Sequence) and not isinstance(hops, str) else [hops, hops]
+    given = list(hops) if is_list(hops) else [hops, hops]
     ends = [end for end in (given * 2 if len(given) == 1 else given) if _whole(end)]
     if len(ends) != 2 or len(given) > 2 or ends[0] > ends[1]:
         raise UserError(f"hops={hops!r} must be a whole number from 1, two of them (least, most), or a mapping")

@@ -194,10 +194,13 @@ def _read_published_split(source: Source, split: str) -> SplitRows:
     files = [file for file in _files(folder) if _split_of(file) and (not source.only or file.name in source.only)]
     path = _only_one((file for file in files if _split_of(file) == split), folder, f"files of the split '{split}'")
     if path is None:
-        splits = sorted({str(_split_of(file)) for file in files})
-        hint = "" if splits else "; a file of questions says its split in its name, as questions.train.jsonl does"
-        where = f"the given files of {folder}" if source.only else folder
-        raise UserError(f"{where}: no file of the split '{split}'; splits there: {', '.join(splits) or 'none'}{hint}")
+        splits = ", ".join(sorted({str(_split_of(file)) for file in files})) or "none"
+        if source.only:
+            raise UserError(f"the files given of {folder}: none is of the split '{split}'; their splits: {splits}")
+        raise UserError(
+            f"{folder} has no questions.{split}.jsonl or .jsonl.gz, and no published file whose name says '{split}'; "
+            f"its splits: {splits}"
+        )
     aliases = folder / _ALIASES
     name = canonical(path.name)
     entries = read_entries(

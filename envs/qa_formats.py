@@ -261,12 +261,13 @@ def _flashrag(row: Row, where: str) -> tuple[Entry, ...]:
         context = _paragraphs(data, where) if data.get("context") else {}
         gold = tuple(Gold(title, context.get(title, "")) for title in _fact_titles(data, where))
         paragraphs = tuple(passage_of(title, body) for title, body in context.items() if body.strip())
-        kind, hops = data.get("type") or "question", len(gold)
+        kind, hops = text(data, "type", where) if data.get("type") else "question", len(gold)
     elif data.get("question_decomposition"):
         steps = objects(data, "question_decomposition", where)
         supports = [_paragraph({"idx": 0, **step["support_paragraph"]}, where)
                     for step in steps if isinstance(step.get("support_paragraph"), Mapping)]  # fmt: skip
-        gold = tuple(dict.fromkeys(Gold(title, body) for _, title, body, _ in supports))
+        told = len(supports) == len(steps)  # a part of the gold passages would be taken for all of them
+        gold = tuple(dict.fromkeys(Gold(title, body) for _, title, body, _ in supports)) if told else ()
         paragraphs = tuple(passage_of(one.title, one.text) for one in gold if one.text.strip())
         kind, hops = f"{len(steps)}hop", len(steps)
     return (Entry(_question(row, where, name, gold_answers, kind, hops), gold, paragraphs),)

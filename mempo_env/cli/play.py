@@ -25,7 +25,7 @@ class PlayFlags:
         env_options: Arguments of the environment that have no flag here, as ``name=value``.
         goals: Goals of the task, 1 to 16.
         dataset: ``closed-world`` or ``qa``; by default as the environment has it.
-        data: Data folders for ``qa``.
+        data: Data folders, files or ``hub:NAME`` for ``qa``.
         budget: Named budget, ``brief`` or ``paper``; by default as the environment has it.
         split: Split of the tasks.
         seed: Seed of the task.

@@ -177,6 +177,8 @@ def test_the_default_is_as_it_was(folders: list[str]) -> None:
         ({"hops": {4: 4}, "goals": (4, 5)}, "must name as many goals as there are: 5"),
         ({"hops": {4: 12}, "goals": 12}, "12 goals from 8 train questions of 4 hops; ask fewer goals"),
         ({"hops": 7}, "no train question has the hops and kinds asked for; there are hops 1, 2, 3, 4 and kinds 2hop,"),
+        ({"kinds": None}, "kinds=None must be a list of kinds"),
+        ({"kinds": (2,)}, "must be a list of kinds"),
         ({"kinds": ("brigde",)}, "no train question has the hops and kinds"),
         ({"hops": 4, "goals": 9}, "9 goals from 8 train questions"),
         ({"composition": "record"}, "no train task of the files has 4 goals"),

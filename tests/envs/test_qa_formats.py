@@ -178,6 +178,16 @@ def test_flashrag(tmp_path: Path, published: Published, write: Write, texts: dic
     assert QaDataset([questions.parent], "dev").questions[0].answers == ("Wilhelm Röntgen",)
 
 
+def test_a_part_of_the_gold_passages_is_none(tmp_path: Path, published: Published, write: Write) -> None:
+    file, rows = published["flashrag-musique"]
+    del rows[0]["metadata"]["question_decomposition"][0]["support_paragraph"]
+    write(tmp_path / file, rows)
+    write(tmp_path / "corpus.jsonl", [{"id": "c", "title": "Miquette Giraudy", "text": "A musician."}])
+    data = QaDataset([tmp_path], "dev")
+    assert data.questions[0].hops == 2
+    assert goals_of(data)[0].evidence == ()
+
+
 def test_a_separate_corpus_decides_what_is_searched(tmp_path: Path, published: Published, write: Write) -> None:
     name, rows = published["hotpotqa"]
     folder = write(tmp_path / name, rows).parent
@@ -220,7 +230,7 @@ def test_the_split_is_in_the_name(tmp_path: Path, published: Published, write: W
     write(folder / "hotpot_dev_distractor_v1.json", rows[1:])
     assert [q.id for q in QaDataset([folder], "train").questions] == [rows[0]["_id"]]
     assert [q.id for q in QaDataset([folder], "dev").questions] == [rows[1]["_id"]]
-    with pytest.raises(UserError, match=r"no file of the split 'test'; splits there: dev, train"):
+    with pytest.raises(UserError, match=r"no published file whose name says 'test'; its splits: dev, train"):
         QaDataset([folder], "test")
     write(folder / "hotpot_dev_fullwiki_v1.json", rows[1:])
     message = r"several files of the split 'dev': hotpot_dev_distractor_v1.json, hotpot_dev_fullwiki_v1.json; name the"
@@ -228,7 +238,7 @@ def test_the_split_is_in_the_name(tmp_path: Path, published: Published, write: W
         QaDataset([folder], "dev")
     files = [folder / "hotpot_train_v1.1.json", folder / "hotpot_dev_fullwiki_v1.json"]
     assert [len(QaDataset(files, split).questions) for split in ("train", "dev")] == [1, 1]
-    with pytest.raises(UserError, match=r"given files .*no file of the split 'test'; splits there: dev, train"):
+    with pytest.raises(UserError, match=r"none is of the split 'test'; their splits: dev, train"):
         QaDataset(files, "test")
     with pytest.raises(UserError, match="as a whole and by single files"):
         QaDataset([folder, *files], "dev")
