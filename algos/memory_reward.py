@@ -220,7 +220,7 @@ class AnswerScorer:
 
 
 def _probability(logprobs: Tensor) -> float:
-    """exp of the mean (n_gold,)."""
+    """The exponential of the mean of (n_gold,)."""
     return math.exp(logprobs.double().mean().item())
 
 

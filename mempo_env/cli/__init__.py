@@ -1,4 +1,4 @@
-"""The command line: ``mempo train | eval | play | env``.
+"""The command line: ``mempo train | eval | view | play | env``.
 
 Invariants:
     * this file imports nothing heavy, so that ``mempo --help`` answers at once; a command's modules load when it runs;
@@ -18,6 +18,7 @@ from mempo_env.errors import UserError, unknown_name
 COMMANDS = {
     "train": "Train a policy: warm start, then --algo mempo, grpo, ppo, or your own; or go on with a run.",
     "eval": "Measure a trained run, or the scripted expert, at several numbers of goals.",
+    "view": "Write the episodes of a run as one HTML file, to be stepped through in a browser.",
     "play": "Play an episode yourself, in the terminal.",
     "env": "Print versions and machine, for bug reports.",
 }
@@ -25,6 +26,7 @@ EXAMPLES = (
     "mempo train --preset tiny --algo mempo --out runs/first",
     "mempo train --resume runs/first --steps 80",
     "mempo eval runs/first --goals 2 4 6 8 10",
+    "mempo view runs/first --open",
     "mempo play --goals 2",
 )
 
