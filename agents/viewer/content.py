@@ -147,11 +147,12 @@ def _action(turn: Turn) -> dict[str, Any]:
 
 def _by_segment(text: str) -> list[list[Any]]:
     """The output as [segment, text] pieces; joined they are the output."""
-    data, pieces, position = encode_text(text), [], 0
+    data, position = encode_text(text), 0
+    pieces: list[tuple[int, bytes]] = []
     for block in scan(data):
-        pieces += [[0, data[position : block.start]], [int(block.segment), data[block.start : block.end]]]
+        pieces += [(0, data[position : block.start]), (int(block.segment), data[block.start : block.end])]
         position = block.end
-    pieces.append([0, data[position:]])
+    pieces.append((0, data[position:]))
     return [[segment, part.decode("utf-8", errors="replace")] for segment, part in pieces if part]
 
 

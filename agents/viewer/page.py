@@ -120,8 +120,8 @@ def _frame(title: str) -> tuple[str, str]:
     """The page before and after the blocks."""
     style, script = _joined(STYLES), _joined(SCRIPTS)
     policy = (
-        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data:; base-uri 'none'; "
-        "form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
     )
     page = string.Template(_asset("page.html")).substitute(
         mark=MARK, policy=policy, title=html.escape(title).encode("ascii", "xmlcharrefreplace").decode(), style=style

@@ -66,9 +66,11 @@ def describe(place: Path) -> dict[str, Any]:
     """What is known about the run at a place, for the head of the page; empty where there is no ``config.json``."""
     path = place / "config.json"
     try:
-        run = json.loads(path.read_text(encoding="utf-8"))["run"]
-    except (OSError, ValueError, KeyError, TypeError):
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}  # the page says less, but shows the episodes
+    stored = config if isinstance(config, dict) else {}
+    run = stored.get("run", stored.get("environment"))  # of a run, or of an evaluation
     wanted = ("algo", "preset", "model", "env", "dataset", "budget", "context", "seed")
     return {name: str(run[name]) for name in wanted if isinstance(run, dict) and name in run}
 

@@ -66,7 +66,7 @@ def run(argv: Sequence[str]) -> None:
     many = "1 episode" if episodes == 1 else f"{episodes:,} episodes"
     Console().print(f"{many}, {size:.1f} MB: {out}", markup=False, highlight=False, soft_wrap=True)
     if flags.open and not webbrowser.open(out.resolve().as_uri()):
-        raise UserError(f"no browser was found; open {out} yourself")
+        raise UserError(f"no browser was found for {out}; open it yourself")
 
 
 def _default_out(place: Path) -> Path:

@@ -53,7 +53,8 @@ const ground = (node) => {
   return colour[3] === 255 ? colour : over(colour, ground(node.parentElement));
 };
 const light = (rgb) => {
-  const [r, g, b] = rgb.slice(0, 3).map((c) => c / 255).map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
+  const linear = (c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
+  const [r, g, b] = rgb.slice(0, 3).map((c) => linear(c / 255));
   return 0.2126 * r + 0.7152 * g + 0.0722 * b;
 };
 const found = [];

@@ -147,7 +147,8 @@ def test_sources_of_a_run_an_evaluation_and_a_file(tmp_path: Path) -> None:
     for name in (
         "eval/after.episodes.jsonl.gz", "eval/before.episodes.jsonl.gz", "eval/imitation.episodes.jsonl.gz",
         "training/step-000020.episodes.jsonl.gz", "training/step-000001.episodes.jsonl.gz",
-        "eval/.after.episodes.jsonl.gz.12.part", "metrics.jsonl", "base/model.jsonl.gz", "more/episodes/brief-2.jsonl.gz",
+        "eval/.after.episodes.jsonl.gz.12.part", "metrics.jsonl", "base/model.jsonl.gz",
+        "more/episodes/brief-2.jsonl.gz",
     ):  # fmt: skip
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).touch()
