@@ -137,7 +137,7 @@ def _joined(names: Sequence[str]) -> str:
 
 def _asset(name: str) -> str:
     # The file is ASCII, so that it reads the same whatever a server claims its encoding to be.
-    text = (files(__package__) / "assets" / name).read_text(encoding="ascii")
+    text = (files(f"{__package__}.assets") / name).read_text(encoding="ascii")
     return text.replace("\r\n", "\n")  # as a checkout on Windows may have it; a browser would hash the other
 
 

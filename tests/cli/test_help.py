@@ -20,8 +20,8 @@ from mempo_env.cli import COMMANDS
 from mempo_env.cli.eval import EvalFlags
 from mempo_env.cli.flags import peek
 from mempo_env.cli.play import PlayFlags
-from mempo_env.cli.view import ViewFlags
 from mempo_env.cli.train import parse
+from mempo_env.cli.view import ViewFlags
 
 Mempo = Callable[..., Any]
 COMMON = shlex.split("--algo --preset --env --model --dataset --goals --budget --steps --seed --out")

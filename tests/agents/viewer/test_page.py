@@ -102,8 +102,8 @@ def test_the_policy_allows_this_style_and_script_and_nothing_else(page: Callable
 
 
 def test_the_assets_ask_for_nothing_and_make_no_markup_from_text() -> None:
-    folder = importlib.resources.files("mempo_env.agents.viewer") / "assets"
-    names = {path.name for path in folder.iterdir()}
+    folder = importlib.resources.files("mempo_env.agents.viewer.assets")
+    names = {path.name for path in folder.iterdir() if not path.name.startswith("__")}
     assert names == {*STYLES, *SCRIPTS, "page.html"}
     for name in sorted(names):
         text = (folder / name).read_text("ascii")
