@@ -3,7 +3,7 @@
 The joint Q(m) is one mean over the tokens of "a1; a2; ..". Cut at the answers it is a mean for each goal, at no cost:
 
     Q_k(m) = exp( (1/L_k) sum over the tokens l of answer k: log pi(a_l | task, m, a_<l) )
-    log Q = sum_k (L_k/L) log Q_k
+    log Q(m) = sum_k (L_k/L) log Q_k(m)
 
 A token belongs to the goal in which its first byte lies; the ``;`` after an answer is that answer's, the space after it
 the next one's. Under ``scope="per_goal"`` Q_k is the goal's own probability, and Q is their mean.

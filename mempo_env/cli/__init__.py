@@ -1,4 +1,4 @@
-"""The command line: ``mempo train | eval | compare | play | new-env | check-env | serve-search | env``.
+"""The command line: ``mempo train | eval | compare | view | play | new-env | check-env | serve-search | env``.
 
 Invariants:
     * this file imports nothing heavy, so that ``mempo --help`` answers at once; a command's modules load when it runs;
@@ -19,6 +19,7 @@ COMMANDS = {
     "train": "Train a policy: warm start, then --algo mempo, grpo, ppo, or your own; or go on with a run.",
     "eval": "Measure runs, models, chat servers or the expert, at several numbers of goals, contexts and budgets.",
     "compare": "Put runs or evaluations side by side, with differences over the same tasks.",
+    "view": "Write the episodes of a run as one HTML file, to be stepped through in a browser.",
     "play": "Play an episode yourself, in the terminal.",
     "new-env": "Write the skeleton of an environment of your own: package, expert, test.",
     "check-env": "Check an environment, yours or ours, and its scripted expert.",
@@ -30,6 +31,7 @@ EXAMPLES = (
     "mempo train --resume runs/first --steps 80",
     "mempo eval runs/first --goals 2 4 6 8 10",
     "mempo compare runs/first runs/second",
+    "mempo view runs/first --open",
     "mempo play --goals 2",
 )
 

@@ -21,6 +21,7 @@ from mempo_env.cli.eval import EvalFlags
 from mempo_env.cli.flags import peek
 from mempo_env.cli.play import PlayFlags
 from mempo_env.cli.train import parse
+from mempo_env.cli.view import ViewFlags
 
 Mempo = Callable[..., Any]
 COMMON = shlex.split("--algo --preset --env --model --dataset --goals --budget --steps --seed --out")
@@ -94,13 +95,13 @@ def test_help_is_tidy(mempo: Mempo, columns: int) -> None:
         assert max(map(len, text.splitlines())) <= columns
 
 
-@pytest.mark.parametrize(("command", "cls"), [("eval", EvalFlags), ("play", PlayFlags)])
+@pytest.mark.parametrize(("command", "cls"), [("eval", EvalFlags), ("play", PlayFlags), ("view", ViewFlags)])
 def test_help_of_the_other_commands(mempo: Mempo, command: str, cls: type[Any]) -> None:
     text = mempo(command, "--help").out
     words = flags_with_words(text)
     for flag in fields_of(cls):
         assert flag == "--run" or len(words[flag]) > 10, flag
-    assert command == "play" or re.search(r"usage: mempo eval .*RUN", text)
+    assert command == "play" or re.search(rf"usage: mempo {command} .*RUN", text)
 
 
 def test_env_shows_versions_and_machine(mempo: Mempo) -> None:
