@@ -85,8 +85,9 @@ def test_no_budget_makes_a_text_too_long_to_read(budget: Any) -> None:
 
 def test_a_ledgers_budget_has_its_calculations_too() -> None:
     env = LedgerEnv(batches=(2, 6), goals=(1, 5))
-    assert env.budget == fitted_budget("brief", 6 + 2 * 5)
-    assert (env.budget.name, env.budget.max_tool_calls, env.budget.max_turns) == ("brief+16", 21, 24)
+    assert env.budget == fitted_budget("brief", 6 + 2 * 16)
+    assert (env.budget.name, env.budget.max_tool_calls, env.budget.max_turns) == ("brief+38", 43, 46)
+    assert LedgerEnv(batches=6, goals=16).budget == env.budget  # it does not tell how many questions will come
     assert env.budget.memory_tokens == 256
 
 
