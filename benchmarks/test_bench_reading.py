@@ -21,17 +21,20 @@ if TYPE_CHECKING:
 
 
 def long_document() -> MemoryEnv:
+    """An environment of the longest documents, with the most facts and goals."""
     env = gym.make("mempo_env:MemPO-LongDocument-v0", chunks=400, chunk_tokens=100, facts=60, goals=16).unwrapped
     assert isinstance(env, MemoryEnv)
     return env
 
 
 def read(env: MemoryEnv) -> Episode:
+    """One episode of the scripted expert."""
     (episode,) = rollout(make_expert(env), lambda: env, group_specs([0], 1), seed=0, step=0)
     return episode
 
 
 def test_draw_a_document_of_400_chunks(benchmark: BenchmarkFixture) -> None:
+    """A reset: 400 chunks of 100 tokens."""
     env = long_document()
     assert len(benchmark(lambda: env.reset(seed=0)[1]["task"]).passages) == 400
 
