@@ -129,12 +129,13 @@ def _answer(goal: Goal, facts: Mapping[tuple[str, str], str], notes: Sequence[st
         known = any(form in notes for evidence in goal.evidence for form in note_forms(evidence, goal))
         return goal.answers[0] if known else UNKNOWN
     if asked := _TWO_HOP.fullmatch(goal.question):
-        return facts.get((facts.get(asked.group(1, 2), ""), asked[3]), UNKNOWN)
+        bridge = facts.get((asked[1], asked[2]), "")
+        return facts.get((bridge, asked[3]), UNKNOWN)
     if asked := _COMPARISON.fullmatch(goal.question):
         scores = [facts.get((person, NUMBER_RELATION), "") for person in asked.groups()]
         if not all(score.isdecimal() for score in scores):
             return UNKNOWN
         return asked[1] if int(scores[0]) > int(scores[1]) else asked[2]
     if asked := _ONE_HOP.fullmatch(goal.question):
-        return facts.get(asked.group(1, 2), UNKNOWN)
+        return facts.get((asked[1], asked[2]), UNKNOWN)
     return UNKNOWN

@@ -59,13 +59,13 @@ TINY_LEDGER = replace(
     TINY,
     preset="tiny-ledger",
     env="MemPO-Ledger-v0",
-    env_options=("batches=3", "records=6", "accounts=3", "highest=20"),
-    goals=(1, 3),
+    env_options=("batches=2", "records=4", "accounts=2", "highest=9"),
+    goals=(1, 2),
     steps=30,
     warm_start=replace(
-        TINY.warm_start, perfect_steps=800, demonstrator_steps=150, curriculum=(), forget=0.1, goals=(1, 3)
+        TINY.warm_start, perfect_steps=600, demonstrator_steps=100, curriculum=(), forget=0.1, goals=(1, 2)
     ),
-    eval=EvalConfig(goals=(1, 2, 3), episodes=100, ceilings=True),
+    eval=EvalConfig(goals=(1, 2), episodes=100, ceilings=True),
 )
 
 # `smollm2`: SmolLM2-135M-Instruct on real questions; small enough for two cores, with the code path of a 7B model.

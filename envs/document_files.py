@@ -49,7 +49,11 @@ class DocumentFiles:
 
     folder: Path
     split: str
+    chunk_tokens: int
     documents: tuple[Document, ...]
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return load_documents, (self.folder, self.split, self.chunk_tokens)
 
     @property
     def longest(self) -> int:
@@ -111,7 +115,7 @@ def load_documents(folder: Path, split: str, chunk_tokens: int) -> DocumentFiles
         for row in load_document_rows(other_path):
             if _content(row) in ours:
                 raise UserError(f"{row.where}: this document is in the split '{split}' too; splits must not mix")
-    return DocumentFiles(folder, split, tuple(_document(row, chunk_tokens) for row in rows))
+    return DocumentFiles(folder, split, chunk_tokens, tuple(_document(row, chunk_tokens) for row in rows))
 
 
 def cut(text: str, chunk_tokens: int) -> list[str]:

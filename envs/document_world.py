@@ -26,6 +26,8 @@ from mempo_env.records import Passage, Task
 
 from .closed_world import (
     ATTRIBUTES,
+    HIGHEST_SCORE,
+    LOWEST_SCORE,
     NAMES,
     NUMBER_RELATION,
     PERSON_RELATIONS,
@@ -37,7 +39,7 @@ from .closed_world import (
     split_of,
 )
 from .filler import SENTENCE_TOKENS, filler_sentences
-from .reading import NOTE_SEPARATOR, size_range
+from .reading import NOTE_SEPARATOR, check_probability, check_whole, size_range
 
 MIN_CHUNKS, MAX_CHUNKS = 4, 400
 MAX_FACTS = 60
@@ -76,10 +78,12 @@ class DocumentConfig:
     score_step: int = 1
 
     def __post_init__(self) -> None:
-        for name, low, high in (("chunk_tokens", SENTENCE_TOKENS, MAX_CHUNK_TOKENS), ("facts", 2, MAX_FACTS)):
-            size_range(name, getattr(self, name), low, high)
-        if not 0 <= self.updates <= 1:
-            raise UserError(f"updates={self.updates} is a probability: choose a number from 0 to 1")
+        size_range("chunks", self.chunks, MIN_CHUNKS, MAX_CHUNKS)
+        check_whole("chunk_tokens", self.chunk_tokens, SENTENCE_TOKENS, MAX_CHUNK_TOKENS)
+        check_whole("facts", self.facts, 2, MAX_FACTS)
+        check_whole("score_step", self.score_step, 1, HIGHEST_SCORE - LOWEST_SCORE)
+        for name in ("updates", "two_hop_share", "comparison_share"):
+            check_probability(name, getattr(self, name))
         room = self.chunks[0] * self.chunk_capacity
         statements = self.facts * (2 if self.updates else 1)
         if statements > room:
@@ -87,7 +91,7 @@ class DocumentConfig:
                 f"{self.facts} facts need room for {statements} sentences, but {self.chunks[0]} chunks of "
                 f"{self.chunk_tokens} tokens hold {room}; raise chunks or chunk_tokens, or lower facts"
             )
-        _ = self.world  # checks the shares and the step
+        _ = self.world  # checks that the shares leave room for each other
 
     @property
     def chunk_capacity(self) -> int:

@@ -46,7 +46,7 @@ def filler_sentences(rng: np.random.Generator, count: int) -> list[str]:
         The sentences, full stop included.
 
     >>> filler_sentences(np.random.default_rng(0), 1)
-    ['the distant garden hangs behind the field.']
+    ['the wooden field rests behind the garden.']
     """
     drawn = rng.integers([len(words) for words in _WORDS], size=(count, len(_WORDS)))
     sentences = []

@@ -61,8 +61,8 @@ class LedgerEnv(ReadingEnv):
         memos: Probability that a memo follows it, a line that changes nothing.
         highest: Largest amount, 2 to 99; the smallest is 1.
         split: ``"train"``, ``"dev"`` or ``"test"``.
-        budget: What may be spent beside: the calls and turns of the longest ledger, two calculations a goal included,
-            stand on top.
+        budget: What may be spent beside: the calls and turns of the longest ledger, and two calculations for each of 16
+            questions, stand on top.
         **memory_env: Arguments of ``mempo_env.env.MemoryEnv``.
 
     Raises:
@@ -90,7 +90,8 @@ class LedgerEnv(ReadingEnv):
         self.config = LedgerConfig(parts, records, accounts, corrections, cancellations, memos, highest)
         most_goals = goal_range(goals)[1]
         self.config.check_goals(most_goals)
-        needed = parts[1] + CALLS_PER_GOAL * most_goals
+        # For the most goals that any task has: the budget must not tell how many questions will come.
+        needed = parts[1] + CALLS_PER_GOAL * MAX_GOALS
         super().__init__(goals=goals, split=split, budget=fitted_budget(budget, needed), **memory_env)
         for notes, mend in (
             (self.config.longest_notes, "lower records"),

@@ -26,7 +26,7 @@ from mempo_env.records import MAX_GOALS, Evidence, Goal, Passage, Task
 
 from .closed_world import NAMES, SPLITS, split_of
 from .filler import filler_sentences
-from .reading import NOTE_SEPARATOR, size_range
+from .reading import NOTE_SEPARATOR, check_probability, check_whole, size_range
 
 MAX_RECORDS, MAX_ACCOUNTS, MAX_STANDING = 48, 16, 3
 MIN_BATCHES, MAX_BATCHES = 2, 48
@@ -76,12 +76,12 @@ class LedgerConfig:
     highest: int = 20
 
     def __post_init__(self) -> None:
-        size_range("records", self.records, 2, MAX_RECORDS)
-        size_range("accounts", self.accounts, 1, MAX_ACCOUNTS)
-        size_range("highest", self.highest, 2, MAX_AMOUNT)
+        size_range("batches", self.batches, MIN_BATCHES, MAX_BATCHES)
+        check_whole("records", self.records, 2, MAX_RECORDS)
+        check_whole("accounts", self.accounts, 1, MAX_ACCOUNTS)
+        check_whole("highest", self.highest, 2, MAX_AMOUNT)
         for name in ("corrections", "cancellations", "memos"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name}={getattr(self, name)} is a probability: choose a number from 0 to 1")
+            check_probability(name, getattr(self, name))
         if self.records > MAX_STANDING * self.accounts:
             raise UserError(
                 f"{self.records} records need {-(-self.records // MAX_STANDING)} accounts, since {MAX_STANDING} of "

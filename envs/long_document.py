@@ -22,7 +22,7 @@ from .closed_world import closed_world_vocabulary
 from .document_files import load_documents
 from .document_world import MAX_CHUNK_TOKENS, MAX_CHUNKS, MIN_CHUNKS, DocumentConfig, sample_document_task
 from .filler import SENTENCE_TOKENS, filler_vocabulary
-from .reading import PartReader, ReadingEnv, check_memory_room, fitted_budget, size_range
+from .reading import PartReader, ReadingEnv, check_memory_room, check_whole, fitted_budget, size_range
 
 DOCUMENT_TASK = "Read the whole document; the questions come with its last chunk."
 READ = "read"
@@ -88,7 +88,7 @@ class LongDocumentEnv(ReadingEnv):
             self.config.check_goals(goal_range(goals)[1])
             parts = self.config.chunks[1]
         else:
-            size_range("chunk_tokens", chunk_tokens, SENTENCE_TOKENS, MAX_CHUNK_TOKENS)
+            check_whole("chunk_tokens", chunk_tokens, SENTENCE_TOKENS, MAX_CHUNK_TOKENS)
             self.files = load_documents(Path(documents), split, chunk_tokens)
             parts = self.files.longest
         super().__init__(goals=goals, split=split, budget=fitted_budget(budget, parts), **memory_env)

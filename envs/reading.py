@@ -7,14 +7,15 @@ Invariants:
     * reading never uses up what a named budget allows beside it: the calls that a task needs stand on top
       (``fitted_budget``), and the budget's name says so;
     * what was read comes back in no observation: a part is shown once, in the result of its call. The questions alone
-      are shown again, to whoever reads past the end.
+      are shown again, to whoever reads past the end. How far the text was read is the environment's state, as the
+      calls that are left are; the agent carries nothing but its memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 
@@ -82,10 +83,21 @@ class PartReader:
 class ReadingEnv(MemoryEnv):
     """Base of the environments that read; a subclass calls ``_set_up_reading`` once it is constructed."""
 
-    stateful = True  # the reader's place
+    stateful: ClassVar[bool] = True
+    """What the tool shows depends on how often it was called."""
 
     def _set_up_reading(self, reader: PartReader, parts: int, questions: str, task_text: str) -> None:
-        """Args: the tool, the most parts of a task, where the questions are, and the task's text without them."""
+        """Sets the reading up.
+
+        Args:
+            reader: The tool.
+            parts: Most parts of a task.
+            questions: ``end`` or ``start``.
+            task_text: The task's text where the questions come at the end.
+
+        Raises:
+            UserError: The questions are neither here nor there.
+        """
         if questions not in get_args(Questions):
             raise unknown_name("place of the questions", questions, get_args(Questions))
         self.questions = questions
@@ -183,6 +195,26 @@ def size_range(name: str, value: object, least: int, most: int) -> tuple[int, in
     if len(given) != 2 or len(ends) != 2 or not least <= ends[0] <= ends[1] <= most:
         raise UserError(f"{name} must be a whole number from {least} to {most}, or two, lowest first, not {value!r}")
     return ends[0], ends[1]
+
+
+def check_whole(name: str, value: object, least: int, most: int) -> None:
+    """Refuses what is no whole number within bounds.
+
+    Raises:
+        UserError: The value is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value <= most:
+        raise UserError(f"{name} must be a whole number from {least} to {most}, not {value!r}")
+
+
+def check_probability(name: str, value: object) -> None:
+    """Refuses what is no number from 0 to 1.
+
+    Raises:
+        UserError: The value is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise UserError(f"{name}={value!r} is a probability: choose a number from 0 to 1")
 
 
 def check_memory_room(notes: str, budget: Budget, counter: TokenCounter, mend: str) -> None:

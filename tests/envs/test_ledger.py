@@ -133,6 +133,8 @@ def test_the_largest_ledger_fits_into_the_memory() -> None:
     [
         ({"batches": 1}, "batches must be a whole number from 2 to 48"),
         ({"records": 49}, "records must be a whole number from 2 to 48"),
+        ({"records": [4, 8]}, "records must be a whole number"),
+        ({"memos": True}, "memos=True is a probability"),
         ({"accounts": 17}, "accounts must be"),
         ({"highest": 1}, "highest must be"),
         ({"memos": -0.1}, r"memos=-0\.1 is a probability"),
@@ -180,7 +182,7 @@ def test_an_episode_by_hand() -> None:
     env = LedgerEnv(goals=1, batches=2, outcome="fraction")  # a binary outcome asks for no format error either
     observation, _ = env.reset(options={"task": task("34")})
     assert observation == {
-        "task": LEDGER_TASK, "memory": "", "tool_result": "", "budget": "9 tool calls, 12 turns left",
+        "task": LEDGER_TASK, "memory": "", "tool_result": "", "budget": "39 tool calls, 42 turns left",
     }  # fmt: skip
     read = '<mem>1 Ada gains 14</mem><tool_call>{"name": "next_records"}</tool_call>'
     assert env.step(read)[0]["tool_result"] == "batch 1 of 2: 1 Ada gains 14."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,11 @@ def test_filler_says_nothing() -> None:
         ({"two_hop_share": 0.8, "comparison_share": 0.4}, "sum to 1"),
         ({"chunks": 4, "chunk_tokens": 16}, "32 facts need room for 64 sentences, but 4 chunks of 16 tokens hold 16"),
         ({"facts": 40, "budget": {"memory_tokens": 100}}, "may take 159 tokens .regex., but the memory holds 100"),
+        ({"facts": [8, 9]}, "facts must be a whole number from 2 to 60"),
+        ({"facts": 8.5}, "facts must be"),
+        ({"updates": "often"}, "updates='often' is a probability"),
+        ({"two_hop_share": None}, "two_hop_share=None is a probability"),
+        ({"score_step": 0}, "score_step must be"),
         ({"colour": "red"}, "unexpected keyword"),
     ],
 )
@@ -182,6 +188,7 @@ def test_documents_from_files_are_played(tmp_path: Path) -> None:
         ("doc-2", "First?", ("One.", "Two </mem>.", "Three.")),
         ("doc-2", "Last?", ("One.", "Two </mem>.", "Three.")),
     }
+    assert pickle.loads(pickle.dumps(env)).files is env.files  # read once in a process, however many environments
     two = LongDocumentEnv(goals=2, documents=str(tmp_path), chunk_tokens=15)
     assert {two.reset(seed=seed)[1]["task"].id for seed in range(10)} == {"doc-2"}
     assert LongDocumentEnv(goals=1, documents=tmp_path, split="dev").reset(seed=0)[1]["task"].passages[0].text == (

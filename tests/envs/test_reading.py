@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from typing import Any
 
 import gymnasium as gym
 import pytest
 
-import mempo_env  # noqa: F401 - registers the environments
+import mempo_env
 from mempo_env.actions import FormatErrorKind
 from mempo_env.budgets import Budget
 from mempo_env.env import MemoryEnv
@@ -18,6 +19,7 @@ from mempo_env.envs.reading import PAST_END, PartReader, ReadingEnv, call_block,
 from mempo_env.errors import UserError
 from mempo_env.records import Goal, Passage, Task
 from mempo_env.tools import Tool, ToolArgumentError
+from mempo_env.vector import ThreadPoolVectorEnv
 
 READ = f"<mem>m</mem>{call_block('read')}"
 
@@ -85,8 +87,9 @@ def test_no_budget_makes_a_text_too_long_to_read(budget: Any) -> None:
 
 def test_a_ledgers_budget_has_its_calculations_too() -> None:
     env = LedgerEnv(batches=(2, 6), goals=(1, 5))
-    assert env.budget == fitted_budget("brief", 6 + 2 * 5)
-    assert (env.budget.name, env.budget.max_tool_calls, env.budget.max_turns) == ("brief+16", 21, 24)
+    assert env.budget == fitted_budget("brief", 6 + 2 * 16)
+    assert (env.budget.name, env.budget.max_tool_calls, env.budget.max_turns) == ("brief+38", 43, 46)
+    assert LedgerEnv(batches=6, goals=16).budget == env.budget  # it does not tell how many questions will come
     assert env.budget.memory_tokens == 256
 
 
@@ -146,3 +149,20 @@ def test_hostile_text_is_shown_as_data() -> None:
 def test_questions_are_at_the_start_or_the_end() -> None:
     with pytest.raises(UserError, match="place of the questions"):
         LongDocumentEnv(questions="middle")
+
+
+@pytest.mark.parametrize("name", mempo_env.ENVIRONMENTS)
+def test_a_vector_plays_as_single_environments_do(name: str) -> None:
+    vector = gym.make_vec(name, num_envs=3, goals=2)
+    assert isinstance(vector, ThreadPoolVectorEnv)
+    single = [gym.make(name, goals=2, disable_env_checker=True) for _ in range(3)]
+    observations, _ = vector.reset(seed=5)
+    shown = [env.reset(seed=5 + at)[0] for at, env in enumerate(single)]
+    tool = single[0].unwrapped.tools[0].spec.name  # type: ignore[attr-defined]
+    for arguments in ({}, {"queries": ["Mira plays"]}, {}):
+        output = f"<mem>m</mem><tool_call>{json.dumps({'name': tool, 'arguments': arguments})}</tool_call>"
+        for field in ("task", "memory", "tool_result", "budget"):
+            assert list(observations[field]) == [observation[field] for observation in shown]
+        observations, *_ = vector.step([output] * 3)
+        shown = [env.step(output)[0] for env in single]
+    vector.close()

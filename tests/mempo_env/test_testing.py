@@ -6,7 +6,6 @@ Every class here is a proper environment but for the one promise it breaks.
 from __future__ import annotations
 
 import functools
-import json
 import random
 import re
 import sys
@@ -57,23 +56,6 @@ def test_every_registered_environment_conforms(name: str, arguments: dict[str, A
 )
 def test_the_search_environment_conforms_with_arguments_of_its_own(arguments: dict[str, Any]) -> None:
     check_memory_env(gym.make("MemPO-MultiGoal-v0", **arguments).unwrapped)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("name", OURS)
-def test_a_vector_plays_as_single_environments_do(name: str) -> None:
-    vector = gym.make_vec(name, num_envs=3, goals=2)
-    assert isinstance(vector, ThreadPoolVectorEnv)
-    single = [gym.make(name, goals=2, disable_env_checker=True) for _ in range(3)]
-    observations, _ = vector.reset(seed=5)
-    shown = [env.reset(seed=5 + at)[0] for at, env in enumerate(single)]
-    tool = single[0].unwrapped.tools[0].spec.name  # type: ignore[attr-defined]
-    for arguments in ({}, {"queries": ["Mira plays"]}, {}):
-        output = f"<mem>m</mem><tool_call>{json.dumps({'name': tool, 'arguments': arguments})}</tool_call>"
-        for field in ("task", "memory", "tool_result", "budget"):
-            assert list(observations[field]) == [observation[field] for observation in shown]
-        observations, *_ = vector.step([output] * 3)
-        shown = [env.step(output)[0] for env in single]
-    vector.close()
 
 
 def test_the_environment_conforms_on_real_data(shared_data: Path) -> None:
