@@ -17,12 +17,15 @@ from mempo_env.algos import ALGORITHMS, algorithm_settings
 from mempo_env.algos.config import RunConfig
 from mempo_env.algos.presets import PRESETS, get_preset
 from mempo_env.cli import COMMANDS
+from mempo_env.cli.check_env import CheckEnvFlags
 from mempo_env.cli.eval import EvalFlags
 from mempo_env.cli.flags import peek
+from mempo_env.cli.new_env import NewEnvFlags
 from mempo_env.cli.play import PlayFlags
 from mempo_env.cli.train import parse
 
 Mempo = Callable[..., Any]
+POSITIONAL = {"eval": ("--run", "RUN"), "new-env": ("--name", "NAME"), "check-env": ("--env", "ID")}
 COMMON = shlex.split("--algo --preset --env --model --dataset --goals --budget --steps --seed --out")
 
 
@@ -84,7 +87,7 @@ def test_common_flags_are_short_and_come_first(mempo: Mempo) -> None:
 
 @pytest.mark.parametrize("columns", [80, 100, 160])
 def test_help_is_tidy(mempo: Mempo, columns: int) -> None:
-    for command in ("train", "eval", "play"):
+    for command in ("train", "eval", "play", "new-env", "check-env"):
         text = mempo(command, "--help", columns=columns).out
         assert "``" not in text
         assert "(default: )" not in text
@@ -94,13 +97,16 @@ def test_help_is_tidy(mempo: Mempo, columns: int) -> None:
         assert max(map(len, text.splitlines())) <= columns
 
 
-@pytest.mark.parametrize(("command", "cls"), [("eval", EvalFlags), ("play", PlayFlags)])
+@pytest.mark.parametrize(
+    ("command", "cls"),
+    [("eval", EvalFlags), ("play", PlayFlags), ("new-env", NewEnvFlags), ("check-env", CheckEnvFlags)],
+)
 def test_help_of_the_other_commands(mempo: Mempo, command: str, cls: type[Any]) -> None:
     text = mempo(command, "--help").out
     words = flags_with_words(text)
     for flag in fields_of(cls):
-        assert flag == "--run" or len(words[flag]) > 10, flag
-    assert command == "play" or re.search(r"usage: mempo eval .*RUN", text)
+        assert flag == POSITIONAL.get(command, ("", ""))[0] or len(words[flag]) > 10, flag
+    assert command == "play" or re.search(rf"usage: mempo {command} .*{POSITIONAL[command][1]}", text)
 
 
 def test_env_shows_versions_and_machine(mempo: Mempo) -> None:
@@ -138,7 +144,11 @@ def test_help_and_complaints_about_flags_need_no_torch() -> None:
     code = """
 import sys
 from mempo_env.cli import main
-for call in ("train --help", "train --goals 17", "train --algo grpo --bogus", "eval --help", "play -h"):
+calls = (
+    "train --help", "train --goals 17", "train --algo grpo --bogus", "eval --help", "play -h",
+    "check-env MemPO-MultiGoal-v0", "new-env no/name",
+)
+for call in calls:
     try:
         main(call.split())
     except SystemExit:
