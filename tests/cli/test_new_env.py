@@ -17,7 +17,7 @@ import pytest
 from mempo_env.cli.new_env import FILES
 
 ROOT = Path(__file__).resolve().parents[2]
-TEMPLATES = ROOT / "mempo_env" / "templates" / "new_env"
+TEMPLATES = ROOT / "mempo_env" / "cli" / "new_env"
 NAME, ENV = "night_market", "night_market:NightMarket-v0"
 Mempo = Callable[..., Any]
 
@@ -84,11 +84,11 @@ def test_every_word_of_the_templates_was_filled_in(package: Path) -> None:
 
 
 def test_every_template_is_used_and_is_package_data() -> None:
-    assert {path.name for path in TEMPLATES.iterdir()} == set(FILES.values())
+    there = {path.name for path in TEMPLATES.glob("*.tmpl")}
+    assert there == set(FILES.values())
     tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    patterns = tools["package-data"]["mempo_env"]
-    found = {path for pattern in patterns for path in (ROOT / "mempo_env").glob(pattern)}
-    assert set(TEMPLATES.iterdir()) <= found
+    assert "mempo_env.cli.new_env" in tools["packages"]
+    assert tools["package-data"]["mempo_env.cli.new_env"] == ["*.tmpl"]
 
 
 def test_nothing_is_overwritten(package: Path, mempo: Mempo) -> None:
