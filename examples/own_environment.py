@@ -22,15 +22,15 @@ class OpenBoxes:
     """The tool: a class with ``spec`` and ``call``."""
 
     def __init__(self, most: int) -> None:
+        self.most, self.inside = most, dict[str, str]()
         schema = {"type": "object", "properties": {"boxes": {"type": "array", "items": {"enum": BOXES}}}}
         self.spec = ToolSpec("open", f"Opens 1 to {most} boxes.", schema | {"required": ["boxes"]})
-        self.most = most
-        self.inside: dict[str, str] = {}
 
     def call(self, arguments: dict[str, Any]) -> str:
-        """One line per box; arguments come from a language model, so anything may be in them."""
+        """One line per box; arguments come from a language model: anything may be in them, and spaces around texts."""
         boxes = arguments.get("boxes")
-        if not isinstance(boxes, list) or not 1 <= len(boxes) <= self.most or not all(box in BOXES for box in boxes):
+        boxes = [str(box).strip() for box in boxes] if isinstance(boxes, list) else []
+        if not 1 <= len(boxes) <= self.most or not set(boxes) <= set(BOXES):
             raise ToolArgumentError(f'open takes {{"boxes": [..]}}, 1 to {self.most} of {", ".join(BOXES)}.')
         return "\n".join(f"{box}: {self.inside.get(box, 'nothing')}" for box in boxes)
 

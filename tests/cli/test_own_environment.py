@@ -120,7 +120,7 @@ def test_check_env_names_what_it_checked(mempo: Mempo) -> None:
     result = mempo("check-env", ENV, "--env-options", "goals=[1, 4]", "--seed", "3", "--episodes", "2", columns=80)
     assert result.code == 0, result.err
     lines = result.out.splitlines()
-    assert len(lines) == 22
+    assert len(lines) == 23
     assert all(line.startswith("ok ") for line in lines)
     assert max(map(len, lines)) <= 80
     seldom = mempo("check-env", ENV, "--env-options", "goals=6", 'budget={"max_tool_calls": 1}').complaint
