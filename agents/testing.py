@@ -137,8 +137,8 @@ def _check_reproducible(
     for request, text in reversed(watched.seen):
         if (again := fresh.write(request)) != text:
             raise broken(f"asked again, the expert writes {shown(again)} and not {shown(text)}", mend)
-    again = _play(pickled, watched.expert, list(reversed(seeds)))
-    for one, other in zip(played, reversed(again), strict=True):
+    replayed = _play(pickled, watched.expert, list(reversed(seeds)))
+    for one, other in zip(played, reversed(replayed), strict=True):
         if [turn.text for turn in one.turns] != [turn.text for turn in other.turns]:
             raise broken(f"on seed {one.seed} the expert plays another episode the second time", mend)
 

@@ -1,9 +1,7 @@
 """An environment of your own, whole: boxes are opened five at a time, and what is not noted down is lost.
 
-    PYTHONPATH=examples mempo train --env own_environment:Boxes-v0 --algo mempo --out runs/boxes
-    PYTHONPATH=examples mempo check-env own_environment:Boxes-v0
-
-``MemoryEnv`` brings memory, budgets, parsing, reward and rendering; here are the tasks, the tool and the expert.
+PYTHONPATH=examples mempo train --env own_environment:Boxes-v0 --algo mempo --out runs/boxes
+PYTHONPATH=examples mempo check-env own_environment:Boxes-v0
 """
 
 from collections.abc import Sequence
@@ -17,22 +15,22 @@ from mempo_env.agents.expert import ExpertAgent
 
 BOXES = "red blue green yellow pink purple white black grey teal brown orange silver golden beige crimson".split()
 THINGS = "key ring map coin lamp rope book drum flute knife spoon bell clock candle mirror comb glove cup".split()
-SPLITS = {"train": (0, 1, 2), "dev": (3,), "test": (4,)}  # residues of box + thing: no pair is in two splits
+SPLITS = {"train": (0, 1, 2), "dev": (3,), "test": (4,)}  # residues of a task's indices: no task is in two splits
 
 
 class OpenBoxes:
     """The tool: a class with ``spec`` and ``call``."""
 
     def __init__(self, most: int) -> None:
-        boxes = {"type": "array", "items": {"enum": BOXES}, "minItems": 1, "maxItems": most}
-        schema = {"type": "object", "properties": {"boxes": boxes}, "required": ["boxes"]}
-        self.spec, self.most = ToolSpec("open", f"Opens up to {most} boxes, named by their colours.", schema), most
-        self.inside: dict[str, str] = {}
+        self.most, self.inside = most, dict[str, str]()
+        schema = {"type": "object", "properties": {"boxes": {"type": "array", "items": {"enum": BOXES}}}}
+        self.spec = ToolSpec("open", f"Opens 1 to {most} boxes.", schema | {"required": ["boxes"]})
 
     def call(self, arguments: dict[str, Any]) -> str:
-        """One line per box; arguments come from a language model, so anything may be in them."""
+        """One line per box; arguments come from a language model: anything may be in them, and spaces around texts."""
         boxes = arguments.get("boxes")
-        if not isinstance(boxes, list) or not 1 <= len(boxes) <= self.most or not all(box in BOXES for box in boxes):
+        boxes = [str(box).strip() for box in boxes] if isinstance(boxes, list) else []
+        if not 1 <= len(boxes) <= self.most or not set(boxes) <= set(BOXES):
             raise ToolArgumentError(f'open takes {{"boxes": [..]}}, 1 to {self.most} of {", ".join(BOXES)}.')
         return "\n".join(f"{box}: {self.inside.get(box, 'nothing')}" for box in boxes)
 
@@ -53,7 +51,16 @@ class BoxesEnv(MemoryEnv):
         return (self._open,)
 
     def sample_task(self, rng: np.random.Generator) -> Task:
-        return Task(tuple(self._goal(int(box), rng) for box in rng.permutation(len(BOXES))[: self.draw_goals(rng)]))
+        count = self.draw_goals(rng)
+        while True:
+            boxes, things = rng.permutation(len(BOXES))[:count], rng.integers(len(THINGS), size=count)
+            if int(boxes.sum() + things.sum()) % 5 in SPLITS[self.split]:
+                return Task(tuple(self.goal(BOXES[b], THINGS[t]) for b, t in zip(boxes, things, strict=True)))
+
+    def goal(self, box: str, thing: str) -> Goal:
+        """The expert asks for the evidence's query, and writes its note down once a result holds it word for word."""
+        evidence = Evidence(query=box, note=f"{box}: {thing}")
+        return Goal(f"What is in the {box} box?", answers=(thing,), evidence=(evidence,))
 
     def prepare(self, task: Task) -> None:
         self._open.inside = {goal.evidence[0].query: goal.answers[0] for goal in task.goals}
@@ -61,11 +68,6 @@ class BoxesEnv(MemoryEnv):
     @property
     def vocabulary(self) -> Sequence[str]:
         return [*BOXES, *THINGS, *"What is in the box nothing open takes to of".split()]
-
-    def _goal(self, box: int, rng: np.random.Generator) -> Goal:
-        thing = str(rng.choice([thing for i, thing in enumerate(THINGS) if (box + i) % 5 in SPLITS[self.split]]))
-        evidence = Evidence(query=BOXES[box], note=f"{BOXES[box]}: {thing}", passage_id="")
-        return Goal(f"What is in the {BOXES[box]} box?", (thing,), evidence=(evidence,))
 
 
 class BoxesExpert(ExpertAgent):

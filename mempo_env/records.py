@@ -61,13 +61,13 @@ class Evidence:
     Attributes:
         query: What to search for.
         note: What to write down once the passage was seen.
-        passage_id: The gold passage that holds it.
+        passage_id: The gold passage that holds it; empty where there are no passages.
         after: Index (in the goal's evidence) of what must be known before ``query`` can be asked; -1 for nothing.
     """
 
     query: str
     note: str
-    passage_id: str
+    passage_id: str = ""
     after: int = -1
 
 

@@ -1,7 +1,8 @@
 """The tool contract: what an environment's tool is, to the environment and to the agent.
 
-Invariant: ``call`` is a function of its arguments and of what ``reset`` set up; it raises ``ToolArgumentError`` for
-what the agent did wrong (a format error it can read) and ``InfrastructureError`` for what nobody in the episode did.
+Invariant: ``call`` is a function of its arguments and of what ``reset`` set up (and, where the environment says that it
+is ``stateful``, of the calls before it); it raises ``ToolArgumentError`` for what the agent did wrong (a format error
+it can read) and ``InfrastructureError`` for what nobody in the episode did.
 Results are data: the environment escapes our tags in them before the agent sees them.
 """
 

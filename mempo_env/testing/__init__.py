@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from mempo_env.env import MemoryEnv
 
 from .carrying import memory_is_all, results_are_data
-from .episodes import budgets_hold, options_are_read, rendering_only_looks, resets_are_clean
+from .episodes import budgets_hold, options_are_read, padding_is_taken, rendering_only_looks, resets_are_clean
 from .interface import gymnasium_agrees, interface_is_kept, words_are_words
 from .outputs import HOSTILE_OUTPUTS
 from .replay import (
@@ -41,6 +41,7 @@ PROMISES: tuple[tuple[str, Callable[[Subject], str]], ...] = (
     ("another instance with the same arguments plays alike", instances_agree),
     ("reset leaves nothing behind; no step without an episode", resets_are_clean),
     ("options={'task': ..} is played; other options are refused", options_are_read),
+    ("a call that is taken is taken with white space around its texts", padding_is_taken),
     ("budgets of calls, turns and memory are never exceeded", budgets_hold),
     ("nothing is carried from turn to turn but the memory", memory_is_all),
     ("hostile text in tasks and results is data", results_are_data),

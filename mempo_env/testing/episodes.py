@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from mempo_env.errors import UserError
 
-from .outputs import call_block
+from .outputs import call_block, example, padded
 from .subject import Subject, broken, difference, first_difference, play, shown, start, step
 
 
@@ -72,6 +72,25 @@ def options_are_read(subject: Subject) -> str:
     except Exception as error:
         raise broken(f"an unknown reset option raised {type(error).__name__}", "raise a UserError") from error
     raise broken("an unknown reset option is accepted silently", "leave reset to MemoryEnv, or hand the options on")
+
+
+def padding_is_taken(subject: Subject) -> str:
+    """A call that a tool takes is taken with white space around its texts, too."""
+    for tool in subject.env.tools:
+        arguments = example(tool.spec.parameters | {"type": "object"})
+        env = subject.fresh()
+        start(env, subject.seed)
+        kinds = [
+            step(env, f"<mem>m</mem>{call_block(tool.spec, given)}")[4]["format_error"]
+            for given in (arguments, padded(arguments))[: env.budget.max_tool_calls]
+        ]
+        if kinds[0] == "" and kinds[-1] == "bad_arguments":
+            raise broken(
+                f"tool {tool.spec.name} takes {shown(arguments)} but not {shown(padded(arguments))}",
+                "strip texts before they are compared: models write spaces around them, and the model that is built in "
+                "place (--preset tiny) writes one before every word",
+            )
+    return ""
 
 
 def budgets_hold(subject: Subject) -> str:

@@ -105,6 +105,19 @@ def hostile_arguments(spec: ToolSpec) -> list[dict[str, Any]]:
     return found
 
 
+def padded(value: Any) -> Any:
+    """A value with white space around all its texts.
+
+    >>> padded({"words": ["a", 1]})
+    {'words': [' a ', 1]}
+    """
+    if isinstance(value, str):
+        return f" {value} "
+    if isinstance(value, list):
+        return [padded(part) for part in value]
+    return {name: padded(part) for name, part in value.items()} if isinstance(value, dict) else value
+
+
 def call_block(spec: ToolSpec, arguments: dict[str, Any] | None = None) -> str:
     """A call as an action block; by default with arguments that the tool's schema accepts."""
     if arguments is None:

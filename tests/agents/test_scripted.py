@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 
 from mempo_env.actions import Answer, FormatError, FormatErrorKind, ToolCall, parse
 from mempo_env.agents.base import SlotKey, TurnRequest
 from mempo_env.agents.rollout import group_specs, rollout
-from mempo_env.agents.scripted import HELP, PersonAgent, PersonLeft, RandomTextAgent
+from mempo_env.agents.scripted import PersonAgent, PersonLeft, RandomTextAgent
 from mempo_env.agents.textual import TextAgent
 from mempo_env.envs.multi_goal import MultiGoalEnv
 from mempo_env.records import Goal, Task
+from mempo_env.tools import ToolSpec
 
 TASK = Task((Goal("Mira plays what?", ("chess",)), Goal("Ada owns what?", ("fox",))))
 
@@ -49,7 +50,10 @@ def test_an_agent_without_write_says_what_is_missing() -> None:
         TextAgent("x").act([request()])
 
 
-def person(*lines: str) -> tuple[PersonAgent, list[str]]:
+SEARCH_TOOLS = [tool.spec for tool in MultiGoalEnv().tools]
+
+
+def person(*lines: str, tools: Sequence[ToolSpec] = SEARCH_TOOLS) -> tuple[PersonAgent, list[str]]:
     left: Iterator[str] = iter(lines)
     shown: list[str] = []
 
@@ -60,7 +64,7 @@ def person(*lines: str) -> tuple[PersonAgent, list[str]]:
         except StopIteration:
             raise EOFError from None
 
-    return PersonAgent(read, shown.append), shown
+    return PersonAgent(read, shown.append, tools), shown
 
 
 SEARCH = '<tool_call>{"name": "search", "arguments": {"queries": ["Mira plays", "Ada owns"]}}</tool_call>'
@@ -95,9 +99,58 @@ def test_a_person_sees_the_observation_and_gets_help() -> None:
     agent.act([request("old")])
     assert shown == [
         "Task: Mira plays what?; Ada owns what?\nMemory: old\nBudget: 5 tool calls, 8 turns left",
-        HELP,
-        HELP,
+        agent.help,
+        agent.help,
     ]
+    assert "\n  search: QUERIES | QUERIES" in agent.help
+    assert "\n  calculator: EXPRESSION" in agent.help
+
+
+ROWS = {"rows": {"type": "array", "items": {"type": "integer"}}}
+TOOLS = [
+    ToolSpec("read", "Reads on.", {"type": "object", "properties": {}}),
+    ToolSpec("rest", "Rests.", {"type": "object", "properties": {"hours": {"type": "number"}}}),
+    ToolSpec("mem", "Has a name that means something else.", {"type": "object", "properties": {}}),
+    ToolSpec("take", "Takes.", {"type": "object", "properties": {"shelf": {"type": "integer"}, "side": {}}}),
+    ToolSpec(
+        "pick", "Picks.", {"type": "object", "properties": {"rows": {"type": "array", "items": {"type": "integer"}}}}
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("line", "call"),
+    [
+        ("read", '{"name": "read", "arguments": {}}'),
+        ("read:", '{"name": "read", "arguments": {}}'),
+        ("rest: 2.5", '{"name": "rest", "arguments": {"hours": 2.5}}'),
+        ("rest: long", '{"name": "rest", "arguments": {"hours": "long"}}'),
+        ('rest: {"hours": 1}', '{"name": "rest", "arguments": {"hours": 1}}'),
+        ('TAKE: {"shelf": 1, "side": "left"}', '{"name": "take", "arguments": {"shelf": 1, "side": "left"}}'),
+        ("pick: 1 | 2", '{"name": "pick", "arguments": {"rows": [1, 2]}}'),
+        ("pic: 1", '{"name": "pick", "arguments": {"rows": [1]}}'),
+    ],
+)
+def test_any_tool_can_be_called_by_its_name(line: str, call: str) -> None:
+    agent, _ = person(line, tools=TOOLS)
+    assert agent.act([request("old")])[0].text == f"<mem>old</mem><tool_call>{call}</tool_call>"
+
+
+def test_what_is_no_call_of_a_tool_is_explained() -> None:
+    agent, shown = person("take: left", "take: [1]", "rea: x", "re: x", "mem: noted", "answer: a", tools=TOOLS)
+    assert agent.act([request()])[0].text == "<mem>noted</mem><answer>a</answer>"
+    assert shown[2].startswith('take takes a JSON object: take: {"shelf": .., "side": ..}')
+    assert shown[3] == shown[2]
+    assert "read takes a JSON object: read" in shown[4]
+    assert shown[5] == agent.help, "two tools begin with re, which is also too short"
+    assert len(shown) == 6
+
+
+def test_a_person_without_tools_can_only_answer() -> None:
+    agent, shown = person("search: x", "answer: a", tools=())
+    assert agent.act([request()])[0].text == "<mem></mem><answer>a</answer>"
+    assert shown[2] == agent.help
+    assert "search" not in agent.help
 
 
 @pytest.mark.parametrize("lines", [["quit"], ["mem: x", "exit"], []])

@@ -17,13 +17,21 @@ from mempo_env.algos import ALGORITHMS, algorithm_settings
 from mempo_env.algos.config import RunConfig
 from mempo_env.algos.presets import PRESETS, get_preset
 from mempo_env.cli import COMMANDS
+from mempo_env.cli.check_env import CheckEnvFlags
 from mempo_env.cli.eval import EvalFlags
 from mempo_env.cli.flags import peek
+from mempo_env.cli.new_env import NewEnvFlags
 from mempo_env.cli.play import PlayFlags
 from mempo_env.cli.train import parse
 from mempo_env.cli.view import ViewFlags
 
 Mempo = Callable[..., Any]
+POSITIONAL = {
+    "eval": ("--run", "RUN"),
+    "view": ("--run", "RUN"),
+    "new-env": ("--name", "NAME"),
+    "check-env": ("--env", "ID"),
+}
 COMMON = shlex.split("--algo --preset --env --model --dataset --goals --budget --steps --seed --out")
 
 
@@ -85,7 +93,7 @@ def test_common_flags_are_short_and_come_first(mempo: Mempo) -> None:
 
 @pytest.mark.parametrize("columns", [80, 100, 160])
 def test_help_is_tidy(mempo: Mempo, columns: int) -> None:
-    for command in ("train", "eval", "play", "serve-search"):
+    for command in ("train", "eval", "compare", "view", "play", "new-env", "check-env", "serve-search"):
         text = mempo(command, "--help", columns=columns).out
         assert "``" not in text
         assert "(default: )" not in text
@@ -95,13 +103,22 @@ def test_help_is_tidy(mempo: Mempo, columns: int) -> None:
         assert max(map(len, text.splitlines())) <= columns
 
 
-@pytest.mark.parametrize(("command", "cls"), [("eval", EvalFlags), ("play", PlayFlags), ("view", ViewFlags)])
+@pytest.mark.parametrize(
+    ("command", "cls"),
+    [
+        ("eval", EvalFlags),
+        ("play", PlayFlags),
+        ("view", ViewFlags),
+        ("new-env", NewEnvFlags),
+        ("check-env", CheckEnvFlags),
+    ],
+)
 def test_help_of_the_other_commands(mempo: Mempo, command: str, cls: type[Any]) -> None:
     text = mempo(command, "--help").out
     words = flags_with_words(text)
     for flag in fields_of(cls):
-        assert flag == "--run" or len(words[flag]) > 10, flag
-    assert command == "play" or re.search(rf"usage: mempo {command} .*RUN", text)
+        assert flag == POSITIONAL.get(command, ("", ""))[0] or len(words[flag]) > 10, flag
+    assert command == "play" or re.search(rf"usage: mempo {command} .*{POSITIONAL[command][1]}", text)
 
 
 def test_env_shows_versions_and_machine(mempo: Mempo) -> None:
@@ -139,7 +156,10 @@ def test_help_and_complaints_about_flags_need_no_torch() -> None:
     code = """
 import sys
 from mempo_env.cli import main
-calls = "train --help", "train --goals 17", "train --algo grpo --bogus", "eval --help", "play -h", "serve-search --help"
+calls = (
+    "train --help", "train --goals 17", "train --algo grpo --bogus", "eval --help", "play -h", "serve-search --help",
+    "check-env MemPO-MultiGoal-v0", "new-env no/name",
+)
 for call in calls:
     try:
         main(call.split())

@@ -118,7 +118,7 @@ class Shelf:
 
     def call(self, arguments: dict[str, Any]) -> str:
         shelf, side = arguments.get("shelf"), arguments.get("side")
-        if type(shelf) is not int or not 1 <= shelf <= 9 or side not in ("left", "right"):
+        if type(shelf) is not int or not 1 <= shelf <= 9 or str(side).strip() not in ("left", "right"):
             raise ToolArgumentError("take takes a shelf from 1 to 9 and a side, left or right.")
         return f"{side} {shelf}: a book"
 
@@ -245,6 +245,20 @@ class Trusting(Shelves):
     class _Shelf(Shelf):
         def call(self, arguments: dict[str, Any]) -> str:
             return f"{arguments['side']} {arguments['shelf'] + 1}"
+
+    shelf = _Shelf()
+
+
+class Exact(Shelves):
+    """Its tool takes a text to the letter."""
+
+    class _Shelf(Shelf):
+        spec = ToolSpec("take", "Takes.", {"type": "object", "properties": {"side": {"enum": ["left", "right"]}}})
+
+        def call(self, arguments: dict[str, Any]) -> str:
+            if arguments.get("side") not in ("left", "right"):
+                raise ToolArgumentError("take takes a side, left or right.")
+            return "a book"
 
     shelf = _Shelf()
 
@@ -454,6 +468,7 @@ BROKEN: list[tuple[type[MemoryEnv], str, str]] = [
     (Infinite, "the reward parts are", "finite"),
     (Raising, "step raised UnicodeEncodeError: .*surrogates", "ToolArgumentError"),
     (Trusting, "step raised (KeyError|TypeError)", "a tool raises ToolArgumentError"),
+    (Exact, r"tool take takes \{'side': 'left'\} but not \{'side': ' left '\}", "strip texts"),
     (Brittle, "step raised ValueError", "score takes any strings"),
     (BothEnds, "both terminated and truncated", "an answer terminates"),
     (Accepting, "an unknown reset option is accepted silently", "hand the options on"),

@@ -31,7 +31,7 @@ FILES = {
     "src/{package}/expert.py": "expert.py.tmpl",
     "tests/test_{package}.py": "test.py.tmpl",
 }
-"""What is written, and the template in ``mempo_env/templates/new_env`` that it is made from."""
+"""What is written, and the template beside this file that it is made from."""
 _TAKEN = ("mempo_env", "src", "test", "tests")
 
 
@@ -126,7 +126,7 @@ def write(name: str, out: Path) -> Path:
         "expert_class": f"{title}Expert",
         "version": versions()["mempo-env"],
     }
-    templates = files("mempo_env") / "templates" / "new_env"
+    templates = files(__name__)
     texts = {
         path.format(package=name): Template((templates / template).read_text(encoding="utf-8")).substitute(words)
         for path, template in FILES.items()
