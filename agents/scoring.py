@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
 from mempo_env.errors import UserError
 
+from .kv_cache import plain_cache
 from .shared_prefix import WORTHWHILE, Cluster, clusters, saved_tokens
 
 _HEAD_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling")
@@ -93,7 +93,7 @@ def collate(
         raise ValueError("each row needs at least one prompt id and one output id")
     starts, prefix = [0] * len(rows), None
     if share and (found := shared_clusters(rows)) is not None:
-        prefix = _prefix_batch(rows, found, pad_id, device)
+        prefix = prefix_batch(rows, found, pad_id, device)
         for cluster in found:
             for index in cluster.rows:
                 starts[index] = cluster.shared
@@ -119,9 +119,10 @@ def shared_clusters(rows: Sequence[TokenRow]) -> list[Cluster] | None:
     return found if saved_tokens(found) >= WORTHWHILE * sum(map(len, rows)) else None
 
 
-def _prefix_batch(
+def prefix_batch(
     rows: Sequence[TokenRow], found: Sequence[Cluster], pad_id: int, device: torch.device | str
 ) -> PrefixBatch:
+    """The prefixes of clusters, padded to one rectangle."""
     width = max(cluster.shared for cluster in found)
     ids = torch.full((len(found), width), pad_id, dtype=torch.long)  # (U, P)
     of_row = torch.zeros(len(rows), dtype=torch.long)  # (B,)
@@ -212,8 +213,7 @@ def can_share(model: nn.Module) -> bool:
     lm = causal_lm(model)
     if model.training and _checkpointing(lm):
         return False
-    layers = DynamicCache(config=lm.config).layers
-    return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
+    return plain_cache(DynamicCache(config=lm.config))
 
 
 def _checkpointing(lm: nn.Module) -> bool:
