@@ -24,9 +24,14 @@ def new_cache(config: Any) -> Cache:
         An empty cache.
     """
     cache = DynamicCache(config=config)
-    if cache.layers and all(type(layer) is DynamicLayer for layer in cache.layers):
+    if plain_cache(cache):
         return Cache(layers=[GrowingLayer() for _ in cache.layers])
     return cache
+
+
+def plain_cache(cache: Cache) -> bool:
+    """Whether every layer keeps all positions, so that a prefix read once serves any row."""
+    return bool(cache.layers) and all(type(layer) in (DynamicLayer, GrowingLayer) for layer in cache.layers)
 
 
 class GrowingLayer(DynamicLayer):  # type: ignore[misc]

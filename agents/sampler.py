@@ -26,9 +26,12 @@ from transformers import Cache
 from mempo_env.actions import OWN_TAGS, TagSet, action_end
 
 from .adapters import evaluation_mode
+from .attention import single_queries
 from .codec import ChatCodec
-from .kv_cache import new_cache
+from .kv_cache import new_cache, plain_cache
+from .scoring import TokenRow, prefix_batch, shared_clusters
 from .settings import SamplingConfig
+from .shared_prefix import clusters
 
 StopReason = Literal["action", "eos", "length"]
 _LAST_SIGN = b">"  # every closing tag ends in it, so a token without it cannot close a block
@@ -81,8 +84,8 @@ class Sampler(Protocol):
 class EmbeddedSampler:
     """Samples from a model of this process, on its device, with its active adapter.
 
-    Rows are sorted by length and cut into batches; a prompt that occurs several times in a batch (the first turn of a
-    group) is read once.
+    Rows are sorted by length and cut into batches. What prompts of a batch have in common is read once: instructions
+    and task of a group, the whole prompt at its first turn (see ``shared_prefix``).
 
     Args:
         model: A causal LM of transformers, plain or under peft.
@@ -123,16 +126,21 @@ class EmbeddedSampler:
         if any(not request.prompt_ids for request in requests):
             raise ValueError("each request needs at least one prompt id")
         results: dict[int, SampleResult] = {}
-        with evaluation_mode(self.model), torch.inference_mode():
+        with evaluation_mode(self.model), single_queries(self.model), torch.inference_mode():
             for indices in self._batches(requests, config):
                 batch = [requests[index] for index in indices]
                 results.update(zip(indices, self._decode(batch, config), strict=True))
         return [results[index] for index in range(len(requests))]
 
     def _batches(self, requests: Sequence[SampleRequest], config: SamplingConfig) -> Iterator[list[int]]:
-        """Indices of rows to decode side by side, longest prompts first."""
+        """Indices of rows to decode side by side, longest prompts first; those that begin alike stand together."""
         batch: list[int] = []
-        for index in sorted(range(len(requests)), key=lambda i: (-len(requests[i].prompt_ids), i)):
+        order = sorted(range(len(requests)), key=lambda i: (-len(requests[i].prompt_ids), i))
+        if len(requests) > config.batch_size:
+            found = clusters([request.prompt_ids for request in requests])
+            place = {index: (-cluster.shared, cluster.rows[0]) for cluster in found for index in cluster.rows}
+            order.sort(key=place.__getitem__)
+        for index in order:
             if batch:
                 longest = len(requests[batch[0]].prompt_ids) + config.max_new_tokens
                 if len(batch) == config.batch_size or longest * (len(batch) + 1) > self.max_tokens:
@@ -198,34 +206,63 @@ class EmbeddedSampler:
     def _prefill(
         self, prompts: Sequence[tuple[int, ...]], steps: int, device: torch.device
     ) -> tuple[Tensor, Cache, Tensor, Tensor]:
-        """Reads the prompts, each distinct one once.
+        """Reads the prompts; what they share, once.
 
         Args:
-            prompts: B prompts, the longest has T ids.
+            prompts: B prompts.
             steps: Output positions N to leave room for in the mask.
             device: Where to compute.
 
         Returns:
-            Logits (B, V) of the first output token, cache, attention mask (B, T + N), last position (B, 1).
+            Logits (B, V) of the first output token, cache, attention mask (B, T + N), last position (B, 1). T is the
+            longest shared prefix plus the longest rest; where there is no shared prefix, the longest prompt.
         """
-        distinct = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
-        width = max(map(len, prompts))
-        ids = torch.full((len(distinct), width), self.codec.pad_id, dtype=torch.long)  # (U, T), padded on the left
-        mask = torch.ones((len(distinct), width + steps), dtype=torch.long)  # (U, T + N)
-        for prompt, place in distinct.items():
-            ids[place, width - len(prompt) :] = torch.tensor(prompt)
-            mask[place, : width - len(prompt)] = 0
-        ids, mask = ids.to(device), mask.to(device)
         cache = new_cache(self.model.config)
-        real = mask[:, :width]
-        positions = (real.cumsum(-1) - 1).clamp(min=0)  # (U, T)
-        logits = self._forward(ids, None if bool(real.all()) else real, positions, cache)  # (U, V)
+        starts, before = self._read_prefixes(prompts, cache, device)  # (B, P)
+        rests = {prompt: prompt[start:] for prompt, start in zip(prompts, starts, strict=True)}
+        distinct = {prompt: place for place, prompt in enumerate(rests)}
+        width = max(map(len, rests.values()))
+        ids = torch.full((len(distinct), width), self.codec.pad_id, dtype=torch.long)  # (U, S), padded on the left
+        real = torch.zeros((len(distinct), width), dtype=torch.long)  # (U, S)
+        for place, rest in enumerate(rests.values()):
+            ids[place, width - len(rest) :] = torch.tensor(rest)
+            real[place, width - len(rest) :] = 1
+        first = torch.tensor([prompts.index(prompt) for prompt in distinct])  # (U,)
+        if before.shape[1] and len(distinct) < len(prompts):
+            cache.batch_select_indices(first.to(device))
+        seen = torch.cat([before[first], real], dim=1).to(device)  # (U, T)
+        positions = (seen.cumsum(-1) - 1).clamp(min=0)[:, -width:]  # (U, S)
+        logits = self._forward(ids.to(device), None if bool(seen.all()) else seen, positions, cache)  # (U, V)
+        mask = torch.cat([seen, seen.new_ones((len(distinct), steps))], dim=1)  # (U, T + N)
         last = positions[:, -1:]  # (U, 1)
         if len(distinct) < len(prompts):
             places = torch.tensor([distinct[prompt] for prompt in prompts], device=device)  # (B,)
             cache.batch_select_indices(places)
             logits, mask, last = logits[places], mask[places], last[places]  # (B, V), (B, T + N), (B, 1)
         return logits, cache, mask, last
+
+    def _read_prefixes(
+        self, prompts: Sequence[tuple[int, ...]], cache: Cache, device: torch.device
+    ) -> tuple[list[int], Tensor]:
+        """Reads what distinct prompts have in common, if that saves enough, into the cache of all rows.
+
+        Returns:
+            Ids read of each prompt, and the mask (B, P) of what the cache holds, 0 where a prefix is shorter.
+        """
+        rows = [TokenRow(prompt, (0,)) for prompt in dict.fromkeys(prompts)]
+        found = shared_clusters(rows) if len(rows) > 1 and plain_cache(cache) else None
+        if found is None:
+            return [0] * len(prompts), torch.zeros((len(prompts), 0), dtype=torch.long)
+        prefix = prefix_batch(rows, found, self.codec.pad_id, device)
+        ids = prefix.input_ids  # (U, P)
+        # No mask: padding stands on the right, where no token of a prefix sees it.
+        self._forward(ids, None, torch.arange(ids.shape[1], device=device)[None], cache)
+        place = {row.prompt_ids: index for index, row in enumerate(rows)}
+        of_row = prefix.of_row[torch.tensor([place[prompt] for prompt in prompts], device=device)]  # (B,)
+        cache.batch_select_indices(of_row)
+        lengths = prefix.lengths[of_row]  # (B,)
+        steps = torch.arange(ids.shape[1], device=device)  # (P,)
+        return lengths.tolist(), (steps < lengths[:, None]).long().cpu()
 
     def _forward(self, ids: Tensor, mask: Tensor | None, positions: Tensor, cache: Cache) -> Tensor:
         out = self.model(

@@ -1,7 +1,9 @@
 """Log-probabilities of output tokens under a causal language model, without ever holding a (tokens, vocabulary) tensor.
 
-Rows are padded on the right and no attention mask is passed: under a causal mask no real token can see a padding token
-after it, so padding changes nothing and the fast attention kernels stay open.
+Rows that begin alike are read as one prefix, whose keys and values all of them use, and one suffix each (see
+``shared_prefix``); with gradient, too: the rows' gradients meet in the prefix. Rows are padded on the right and no
+attention mask is passed: under a causal mask no real token can see a padding token after it, so padding changes nothing
+and the fast attention kernels stay open. Only suffixes after prefixes of several lengths need a mask.
 
 Invariant: for each row, ``logprobs[row, o]`` is log pi(output_o | prompt, output_<o) in float32, whatever rows share
 the batch and whatever the chunk size; entries beyond the row's output are exactly 0.
@@ -15,8 +17,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from transformers import DynamicCache
 
 from mempo_env.errors import UserError
+
+from .kv_cache import plain_cache
+from .shared_prefix import WORTHWHILE, Cluster, clusters, saved_tokens
 
 _HEAD_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
@@ -33,29 +39,49 @@ class TokenRow:
 
 
 @dataclass(frozen=True)
+class PrefixBatch:
+    """Beginnings that rows of a batch share.
+
+    Attributes:
+        input_ids: (U, P) ids of the distinct prefixes, padded on the right.
+        lengths: (U,) ids of each.
+        of_row: (B,) which of them a row begins with.
+    """
+
+    input_ids: Tensor
+    lengths: Tensor
+    of_row: Tensor
+
+
+@dataclass(frozen=True)
 class RowBatch:
     """Rows padded to one rectangle.
 
     Attributes:
-        input_ids: (B, T) prompt and output ids, padded on the right.
+        input_ids: (B, T) prompt and output ids, padded on the right; without what is in ``prefix``.
         positions: (B, O) position in T whose hidden state predicts output token o.
         targets: (B, O) output ids.
         mask: (B, O) True where the row has an output token.
+        prefix: What comes before ``input_ids``, if rows share a beginning.
     """
 
     input_ids: Tensor
     positions: Tensor
     targets: Tensor
     mask: Tensor
+    prefix: PrefixBatch | None = None
 
 
-def collate(rows: Sequence[TokenRow], pad_id: int, device: torch.device | str = "cpu") -> RowBatch:
+def collate(
+    rows: Sequence[TokenRow], pad_id: int, device: torch.device | str = "cpu", *, share: bool = False
+) -> RowBatch:
     """Pads rows to one rectangle.
 
     Args:
         rows: At least one; each needs a prompt and an output.
         pad_id: Any id of the vocabulary; no result depends on it.
         device: Where the tensors go.
+        share: Whether to take out beginnings that rows have in common, where that saves enough.
 
     Returns:
         The batch.
@@ -65,33 +91,85 @@ def collate(rows: Sequence[TokenRow], pad_id: int, device: torch.device | str = 
     """
     if any(not row.prompt_ids or not row.output_ids for row in rows):
         raise ValueError("each row needs at least one prompt id and one output id")
-    batch, width = len(rows), max(map(len, rows))
+    starts, prefix = [0] * len(rows), None
+    if share and (found := shared_clusters(rows)) is not None:
+        prefix = prefix_batch(rows, found, pad_id, device)
+        for cluster in found:
+            for index in cluster.rows:
+                starts[index] = cluster.shared
+    suffixes = [row.prompt_ids[start:] + row.output_ids for row, start in zip(rows, starts, strict=True)]
+    batch, width = len(rows), max(map(len, suffixes))
     depth = max(len(row.output_ids) for row in rows)
     input_ids = torch.full((batch, width), pad_id, dtype=torch.long)  # (B, T)
     positions = torch.zeros((batch, depth), dtype=torch.long)  # (B, O)
     targets = torch.zeros((batch, depth), dtype=torch.long)  # (B, O)
     mask = torch.zeros((batch, depth), dtype=torch.bool)  # (B, O)
-    for index, row in enumerate(rows):
-        n_prompt, n_output = len(row.prompt_ids), len(row.output_ids)
-        input_ids[index, : n_prompt + n_output] = torch.tensor(row.prompt_ids + row.output_ids)
-        positions[index, :n_output] = torch.arange(n_prompt - 1, n_prompt - 1 + n_output)
+    for index, (row, ids) in enumerate(zip(rows, suffixes, strict=True)):
+        n_output, first = len(row.output_ids), len(ids) - len(row.output_ids)
+        input_ids[index, : len(ids)] = torch.tensor(ids)
+        positions[index, :n_output] = torch.arange(first - 1, first - 1 + n_output)
         targets[index, :n_output] = torch.tensor(row.output_ids)
         mask[index, :n_output] = True
-    return RowBatch(input_ids.to(device), positions.to(device), targets.to(device), mask.to(device))
+    return RowBatch(input_ids.to(device), positions.to(device), targets.to(device), mask.to(device), prefix)
 
 
-def micro_batches(rows: Sequence[TokenRow], max_tokens: int) -> Iterator[list[int]]:
-    """Cuts rows into batches of similar length whose padded size stays within a budget.
+def shared_clusters(rows: Sequence[TokenRow]) -> list[Cluster] | None:
+    """The rows' clusters (see ``shared_prefix``), or None where sharing saves too little of their tokens."""
+    found = clusters([row.prompt_ids for row in rows])
+    return found if saved_tokens(found) >= WORTHWHILE * sum(map(len, rows)) else None
+
+
+def prefix_batch(
+    rows: Sequence[TokenRow], found: Sequence[Cluster], pad_id: int, device: torch.device | str
+) -> PrefixBatch:
+    """The prefixes of clusters, padded to one rectangle."""
+    width = max(cluster.shared for cluster in found)
+    ids = torch.full((len(found), width), pad_id, dtype=torch.long)  # (U, P)
+    of_row = torch.zeros(len(rows), dtype=torch.long)  # (B,)
+    for place, cluster in enumerate(found):
+        ids[place, : cluster.shared] = torch.tensor(rows[cluster.rows[0]].prompt_ids[: cluster.shared])
+        of_row[list(cluster.rows)] = place
+    lengths = torch.tensor([cluster.shared for cluster in found])  # (U,)
+    return PrefixBatch(ids.to(device), lengths.to(device), of_row.to(device))
+
+
+def micro_batches(rows: Sequence[TokenRow], max_tokens: int, *, share: bool = False) -> Iterator[list[int]]:
+    """Cuts rows into batches whose padded size stays within a budget: of similar length, or of shared beginnings.
 
     Args:
         rows: Any number.
-        max_tokens: Most padded tokens (B x T) of a batch; a longer single row is a batch of its own.
+        max_tokens: Most padded tokens (B x T, and U x P of the prefixes) of a batch; a longer single row is a batch of
+            its own.
+        share: Whether rows that begin alike are to come together, where that saves enough.
 
     Yields:
-        Indices into ``rows``; each occurs once. The order is a function of the lengths alone.
+        Indices into ``rows``; each occurs once. The order is a function of the rows alone.
     """
+    found = shared_clusters(rows) if share and len(rows) > 1 else None
+    if found is None:
+        yield from _by_length(rows, sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i)), max_tokens)
+        return
     batch: list[int] = []
-    for index in sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i)):
+    prefixes = prefix = suffix = 0
+    for cluster in sorted(found, key=lambda each: (-each.shared, each.rows)):
+        new = True
+        for index in sorted(cluster.rows, key=lambda i: (-len(rows[i]), i)):
+            wider = max(suffix, len(rows[index]) - cluster.shared)
+            padded = (prefixes + new) * max(prefix, cluster.shared) + (len(batch) + 1) * wider
+            if batch and padded > max_tokens:
+                yield batch
+                batch, prefixes, prefix, suffix, new = [], 0, 0, 0, True
+                wider = len(rows[index]) - cluster.shared
+            batch.append(index)
+            prefixes, new = prefixes + new, False
+            prefix, suffix = max(prefix, cluster.shared), wider
+    if batch:
+        yield batch
+
+
+def _by_length(rows: Sequence[TokenRow], order: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+    batch: list[int] = []
+    for index in order:
         if batch and len(rows[batch[0]]) * (len(batch) + 1) > max_tokens:
             yield batch
             batch = []
@@ -116,10 +194,46 @@ def output_states(model: nn.Module, batch: RowBatch) -> Tensor:
         (N, D), the states before the N output tokens of all rows, row by row; the head has not been applied.
     """
     decoder = causal_lm(model).get_decoder()  # type: ignore[operator]
-    hidden = decoder(input_ids=batch.input_ids, use_cache=False).last_hidden_state  # (B, T, D)
+    if batch.prefix is None:
+        hidden = decoder(input_ids=batch.input_ids, use_cache=False).last_hidden_state  # (B, T, D)
+    else:
+        hidden = _after_prefix(decoder, batch.input_ids, batch.prefix)  # (B, T, D)
     rows = torch.arange(hidden.shape[0], device=hidden.device)[:, None]  # (B, 1)
     selected: Tensor = hidden[rows, batch.positions][batch.mask]  # (N, D)
     return selected
+
+
+def can_share(model: nn.Module) -> bool:
+    """Whether shared prefixes give the plain path's result: no dropout acts, nothing is recomputed, the cache is plain.
+
+    Dropout would be drawn once for all rows; checkpointing switches the cache off; a sliding window cuts a prefix.
+    """
+    if model.training and any(isinstance(part, nn.Dropout) and part.p > 0 for part in model.modules()):
+        return False
+    lm = causal_lm(model)
+    if model.training and _checkpointing(lm):
+        return False
+    return plain_cache(DynamicCache(config=lm.config))
+
+
+def _checkpointing(lm: nn.Module) -> bool:
+    return any(getattr(part, "gradient_checkpointing", False) for part in lm.modules())
+
+
+def _after_prefix(decoder: nn.Module, input_ids: Tensor, prefix: PrefixBatch) -> Tensor:
+    """Hidden states (B, T, D) of suffixes (B, T) after their rows' prefixes."""
+    cache = DynamicCache(config=decoder.config)
+    if prefix.input_ids.shape[1]:
+        decoder(input_ids=prefix.input_ids, past_key_values=cache, use_cache=True)  # (U, P)
+    cache.batch_select_indices(prefix.of_row)  # (B, H, P, D) keys and values; the rows' gradients add up
+    lengths = prefix.lengths[prefix.of_row, None]  # (B, 1)
+    steps = torch.arange(prefix.input_ids.shape[1], device=input_ids.device)  # (P,)
+    mask = torch.cat([steps < lengths, torch.ones_like(input_ids, dtype=torch.bool)], dim=1)  # (B, P + T)
+    positions = lengths + torch.arange(input_ids.shape[1], device=input_ids.device)  # (B, T)
+    hidden: Tensor = decoder(
+        input_ids=input_ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+    ).last_hidden_state  # (B, T, D)
+    return hidden
 
 
 def per_token(batch: RowBatch, values: Tensor) -> Tensor:
@@ -196,10 +310,10 @@ def score_rows(
     Returns:
         One float32 (n_output,) tensor per row, on the CPU.
     """
-    device = next(model.parameters()).device
+    device, share = next(model.parameters()).device, can_share(model)
     results: dict[int, Tensor] = {}
-    for indices in micro_batches(rows, max_tokens):
-        batch = collate([rows[i] for i in indices], pad_id, device)
+    for indices in micro_batches(rows, max_tokens, share=share):
+        batch = collate([rows[i] for i in indices], pad_id, device, share=share)
         logprobs = output_logprobs(model, batch, temperature=temperature)[0].cpu()  # (B, O)
         for slot, index in enumerate(indices):
             results[index] = logprobs[slot, : len(rows[index].output_ids)].clone()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..agents.policy import LoraPolicy
-from ..agents.scoring import RowBatch, TokenRow, collate, micro_batches, output_states, per_token
+from ..agents.scoring import RowBatch, TokenRow, can_share, collate, micro_batches, output_states, per_token
 
 
 class Critic:
@@ -54,8 +54,9 @@ class Critic:
         """
         found: dict[int, Tensor] = {}
         with self.policy.use_adapter(self.adapter), self.policy.evaluating():
-            for indices in micro_batches(rows, max_tokens):
-                batch = collate([rows[i] for i in indices], self.policy.codec.pad_id, self.policy.device)
+            share = can_share(self.policy.model)
+            for indices in micro_batches(rows, max_tokens, share=share):
+                batch = collate([rows[i] for i in indices], self.policy.codec.pad_id, self.policy.device, share=share)
                 values = self.values(batch).cpu()  # (B, O)
                 for slot, index in enumerate(indices):
                     found[index] = values[slot, : len(rows[index].output_ids)].clone()

@@ -82,7 +82,7 @@ def start_run(config: RunConfig, algorithm_config: Any, console: Console, proces
         policy = warmed_policy(config, policy, run, log, console, processes)
         processes.first(lambda: _begin(config, policy, run, log, console))
         algorithm.setup(policy)
-        trainer = _trainer(config, policy, algorithm, run, processes)
+        trainer = make_trainer(config, policy, algorithm, run, processes)
         processes.first(lambda: _save(config, trainer, run))
         with log.timed("training"):
             _train(config, trainer, run, log, console)
@@ -131,7 +131,7 @@ def resume_run(
         policy.add_frozen_copy()
     learner = algorithm(algorithm_config)
     learner.setup(policy)
-    trainer = _trainer(config, policy, learner, run, processes)
+    trainer = make_trainer(config, policy, learner, run, processes)
     state, warnings = load_checkpoint(path, policy, algorithm.name)
     trainer.load_state_dict(state)
     for warning in warnings:
@@ -185,9 +185,21 @@ def _finish(config: RunConfig, policy: LoraPolicy, run: Path, log: RunLog, conso
     write_report(config, run, console)
 
 
-def _trainer(
-    config: RunConfig, policy: LoraPolicy, algorithm: Algorithm[Any], run: Path, processes: Processes
+def make_trainer(
+    config: RunConfig, policy: LoraPolicy, algorithm: Algorithm[Any], run: Path, processes: Processes = ALONE
 ) -> Trainer:
+    """The trainer of a run, at step 0, with environments, scorer and optimizer of its own.
+
+    Args:
+        config: The run.
+        policy: What is trained; ``algorithm.setup`` has seen it.
+        algorithm: How it learns.
+        run: Run folder.
+        processes: Those that train together.
+
+    Returns:
+        The trainer; whoever uses it closes its ``envs``.
+    """
     settings = config.train
     make = env_factory(config, config.goal_range, "train", CodecTokenCounter(policy.codec))
     envs = EnvPool(make, threads=env_threads(config))

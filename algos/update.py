@@ -21,7 +21,7 @@ from torch import Tensor
 from mempo_env.records import Group
 
 from ..agents.policy import LoraPolicy
-from ..agents.scoring import collate, micro_batches, output_logprobs, score_rows
+from ..agents.scoring import can_share, collate, micro_batches, output_logprobs, score_rows
 from .base import Advantages, Algorithm, TokenBatch, TurnKey
 from .guards import NonFiniteError, check_finite, gradient_norm, row_to_blame
 from .losses import kl_k3
@@ -42,6 +42,7 @@ class Updater:
         minibatches: Optimizer steps per pass.
         micro_batch_tokens: Padded tokens per forward and backward pass.
         chunk_tokens: Output tokens whose logits live at one time; None: the plain path.
+        share_prefixes: Compute what prompts have in common once, where the model allows it and it saves enough.
         processes: Those that share the groups of a batch.
         watch_kl: Compute KL(policy || reference) for the log also where the algorithm does not need it.
 
@@ -59,6 +60,7 @@ class Updater:
         minibatches: int = 1,
         micro_batch_tokens: int = 16384,
         chunk_tokens: int | None = 1024,
+        share_prefixes: bool = True,
         processes: Processes = ALONE,
         watch_kl: bool = False,
     ) -> None:
@@ -74,6 +76,7 @@ class Updater:
         self.minibatches = minibatches
         self.micro_batch_tokens = algorithm.micro_batch_tokens = micro_batch_tokens
         self.chunk_tokens = chunk_tokens
+        self.share_prefixes = share_prefixes
         self.processes = processes
         self.watch_kl = watch_kl
 
@@ -146,7 +149,7 @@ class Updater:
                 log,
             )
 
-        for indices in micro_batches([row.row for row in rows], self.micro_batch_tokens):
+        for indices in micro_batches([row.row for row in rows], self.micro_batch_tokens, share=self._share):
             backward(indices, log)
         if math.isfinite(gradient_norm(self.optimizer.all_parameters)):
             return
@@ -159,6 +162,10 @@ class Updater:
     def _has_gradient(self, row: TrainingRow) -> bool:
         """Rows whose advantages are all 0 add exactly nothing, unless the loss has a term without advantage."""
         return self.algorithm.needs_all_turns or bool(row.advantages.any())
+
+    @property
+    def _share(self) -> bool:
+        return self.share_prefixes and can_share(self.policy.model)
 
     def _score(self, rows: Sequence[TrainingRow]) -> list[Tensor]:
         with self.policy.evaluating():
@@ -183,7 +190,7 @@ class Updater:
         reference_logprobs: list[Tensor] | None,
         log: TokenMeans,
     ) -> None:
-        batch = collate([row.row for row in rows], self.policy.codec.pad_id, self.policy.device)
+        batch = collate([row.row for row in rows], self.policy.codec.pad_id, self.policy.device, share=self._share)
         logprobs, entropy = output_logprobs(
             self.policy.model,
             batch,

@@ -338,3 +338,32 @@ def test_growing_cache_holds_what_the_dynamic_one_holds() -> None:
 def test_models_with_sliding_windows_keep_their_own_cache() -> None:
     config = Qwen2Config(num_hidden_layers=2, use_sliding_window=True, sliding_window=4, max_window_layers=1)
     assert not any(isinstance(layer, GrowingLayer) for layer in new_cache(config).layers)
+
+
+def test_what_prompts_share_is_read_once_and_changes_no_row(tiny_model: Any, stopping: ChatCodec) -> None:
+    generator = torch.Generator().manual_seed(3)
+
+    def ids(n: int) -> tuple[int, ...]:
+        return tuple(torch.randint(70, 300, (n,), generator=generator).tolist())
+
+    first, second = ids(40), ids(25)
+    prompts = [first + ids(n) for n in (3, 9, 1)] + [second + ids(4)] * 3 + [second + ids(6), ids(12)]
+    requests = [SampleRequest(prompt, (1, index)) for index, prompt in enumerate(prompts)]
+    config = SamplingConfig(max_new_tokens=20, batch_size=16)
+    model = tiny_model.double()
+    widths: list[tuple[int, int]] = []
+    model.register_forward_pre_hook(
+        lambda *call: widths.append(tuple(call[2]["input_ids"].shape)),
+        with_kwargs=True,  # type: ignore[func-returns-value]
+    )
+    together = EmbeddedSampler(model, stopping).sample(requests, config)
+    read = sum(rows * width for rows, width in widths[:2])
+    assert widths[0][1] == len(first)
+    assert read < sum(map(len, prompts))
+    for batch_size in (1, 3):
+        alone = EmbeddedSampler(model, stopping).sample(
+            requests, SamplingConfig(max_new_tokens=20, batch_size=batch_size)
+        )
+        for ours, theirs in zip(together, alone, strict=True):
+            assert ours.output_ids == theirs.output_ids
+            assert ours.logprobs == pytest.approx(theirs.logprobs, abs=1e-5)

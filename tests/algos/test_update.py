@@ -174,7 +174,14 @@ def test_parameters_after_several_epochs_and_minibatches(
 
 @pytest.mark.parametrize(
     "settings",
-    [{"micro_batch_tokens": 1}, {"micro_batch_tokens": 300}, {"chunk_tokens": None}, {"chunk_tokens": 7}],
+    [
+        {"micro_batch_tokens": 1},
+        {"micro_batch_tokens": 300},
+        {"chunk_tokens": None},
+        {"chunk_tokens": 7},
+        {"share_prefixes": False},
+        {"share_prefixes": False, "micro_batch_tokens": 300},
+    ],
     ids=str,
 )
 def test_no_split_changes_the_gradient(

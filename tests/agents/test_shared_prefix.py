@@ -1,0 +1,161 @@
+"""Shared prefixes: clusters save the most they can, and what is computed once equals what is computed row by row."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from mempo_env.agents.models import add_lora
+from mempo_env.agents.scoring import (
+    TokenRow,
+    can_share,
+    collate,
+    micro_batches,
+    output_logprobs,
+    score_rows,
+    shared_clusters,
+)
+from mempo_env.agents.settings import LoraSettings
+from mempo_env.agents.shared_prefix import Cluster, clusters, saved_tokens
+
+IDS = st.integers(1, 3)
+PROMPTS = st.lists(st.lists(IDS, min_size=1, max_size=6).map(tuple), min_size=1, max_size=6)
+
+
+def partitions(items: list[int]) -> Iterator[list[list[int]]]:
+    """All ways to put items into groups."""
+    if not items:
+        yield []
+        return
+    for rest in partitions(items[1:]):
+        yield [[items[0]], *rest]
+        for place in range(len(rest)):
+            yield [*rest[:place], [items[0], *rest[place]], *rest[place + 1 :]]
+
+
+def most_saved(prompts: list[tuple[int, ...]]) -> int:
+    """By trying every partition."""
+    best = 0
+    for partition in partitions(list(range(len(prompts)))):
+        saved = 0
+        for part in partition:
+            shared = min(len(prompts[index]) for index in part) - 1
+            while any(prompts[index][:shared] != prompts[part[0]][:shared] for index in part):
+                shared -= 1
+            saved += shared * (len(part) - 1)
+        best = max(best, saved)
+    return best
+
+
+@given(PROMPTS)
+@settings(deadline=None)
+def test_the_clusters_are_a_partition_that_saves_the_most(prompts: list[tuple[int, ...]]) -> None:
+    found = clusters(prompts)
+    assert sorted(index for cluster in found for index in cluster.rows) == list(range(len(prompts)))
+    for cluster in found:
+        assert len({prompts[index][: cluster.shared] for index in cluster.rows}) == 1
+        assert cluster.shared < min(len(prompts[index]) for index in cluster.rows)
+        assert len(cluster.rows) > 1 or cluster.shared == 0
+    assert saved_tokens(found) == most_saved(prompts)
+
+
+@given(PROMPTS, st.integers(1, 40))
+@settings(deadline=None)
+def test_batches_hold_each_row_once_and_keep_their_budget(prompts: list[tuple[int, ...]], budget: int) -> None:
+    rows = [TokenRow(prompt, (7,) * (1 + index % 3)) for index, prompt in enumerate(prompts)]
+    batches = list(micro_batches(rows, budget, share=True))
+    assert sorted(index for batch in batches for index in batch) == list(range(len(rows)))
+    for indices in batches:
+        batch = collate([rows[index] for index in indices], 0, share=True)
+        padded = batch.input_ids.numel() + (0 if batch.prefix is None else batch.prefix.input_ids.numel())
+        # A prefix that pays among all rows may not pay among those of one batch, which is then read row by row.
+        longest = max(len(rows[index]) for index in indices)
+        assert len(indices) == 1 or padded <= max(budget, len(indices) * longest)
+
+
+def example_rows() -> list[TokenRow]:
+    """Two groups and a stranger: whole prompts in common, beginnings in common, nothing in common."""
+    generator = torch.Generator().manual_seed(0)
+
+    def ids(n: int) -> tuple[int, ...]:
+        return tuple(torch.randint(20, 300, (n,), generator=generator).tolist())
+
+    first, second = ids(40), ids(25)
+    prompts = [first + ids(5)] * 3 + [first + ids(n) for n in (9, 2, 12)] + [second, second, second + ids(8), ids(31)]
+    return [TokenRow(prompt, ids(3 + index % 7)) for index, prompt in enumerate(prompts)]
+
+
+def test_the_example_has_several_prefixes_of_different_lengths_and_rows_without() -> None:
+    found = shared_clusters(example_rows())
+    assert found is not None
+    assert len({cluster.shared for cluster in found}) > 2
+    assert Cluster(0, (9,)) in found
+
+
+@pytest.fixture
+def trained_model(tiny_model: Any) -> nn.Module:
+    """In float64, so that only a mistake can make a difference; under an adapter that does something."""
+    model = add_lora(tiny_model.double(), LoraSettings(rank=4, alpha=8), seed=0).double()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64) * 0.05)
+    return model
+
+
+def loss_and_gradients(model: nn.Module, rows: list[TokenRow], share: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
+    model.zero_grad()
+    batch = collate(rows, 0, share=share)
+    assert (batch.prefix is not None) is share
+    logprobs, entropy = output_logprobs(model, batch, entropy=True)  # (B, O), (B, O)
+    assert entropy is not None
+    weights = torch.linspace(-1, 1, logprobs.numel()).reshape(logprobs.shape)
+    (logprobs * weights).sum().backward()  # type: ignore[no-untyped-call]
+    return logprobs.detach(), entropy, [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+
+def test_log_probabilities_and_gradients_equal_those_of_whole_rows(trained_model: nn.Module) -> None:
+    rows = example_rows()
+    plain, plain_entropy, plain_gradients = loss_and_gradients(trained_model.train(), rows, share=False)
+    shared, entropy, gradients = loss_and_gradients(trained_model, rows, share=True)
+    assert float((plain - shared).abs().max()) < 1e-5  # log-softmax is in float32
+    assert float((plain_entropy - entropy).abs().max()) < 1e-5
+    assert len(gradients) == len(plain_gradients) > 0
+    for ours, theirs in zip(gradients, plain_gradients, strict=True):
+        assert float((ours - theirs).abs().max()) < 1e-5 * max(1.0, float(theirs.abs().max()))
+
+
+def test_scores_do_not_depend_on_who_shares(trained_model: nn.Module) -> None:
+    rows = example_rows()
+    together = score_rows(trained_model, rows, 0, max_tokens=10_000)
+    cut = score_rows(trained_model, rows, 0, max_tokens=150)
+    alone = [score_rows(trained_model, [row], 0, max_tokens=1)[0] for row in rows]
+    for ours, pieces, theirs in zip(together, cut, alone, strict=True):
+        assert float((ours - theirs).abs().max()) < 1e-5
+        assert float((pieces - theirs).abs().max()) < 1e-5
+
+
+def test_a_little_in_common_is_not_worth_a_pass_of_its_own() -> None:
+    rows = [TokenRow((1, 2, *range(10 * n, 10 * n + 30)), (5, 6)) for n in range(4)]
+    assert shared_clusters(rows) is None
+    assert collate(rows, 0, share=True).prefix is None
+
+
+def test_dropout_takes_the_plain_path(tiny_model: Any) -> None:
+    model = add_lora(tiny_model, LoraSettings(rank=4, alpha=8, dropout=0.1), seed=0)
+    assert not can_share(model.train())
+    assert can_share(model.eval())
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable")
+def test_checkpointing_takes_the_plain_path(tiny_model: Any) -> None:
+    model = add_lora(tiny_model, LoraSettings(rank=4, alpha=8), seed=0)
+    assert can_share(model.train())
+    model.get_base_model().gradient_checkpointing_enable()  # type: ignore[operator]
+    assert not can_share(model.train())
+    assert can_share(model.eval())
