@@ -18,7 +18,7 @@ from .actions import Answer, FormatError, ParsedOutput, Segment, encode_text, me
 from .env import MemoryEnv
 from .hostile import OutputFuzzer
 from .prompts import render_observation
-from .records import Observation
+from .records import Observation, Task
 from .segments import token_segments
 from .tools import escape_tags
 
@@ -66,7 +66,8 @@ def fuzz_env(env: MemoryEnv, actions: int, seed: int = 0, long_share: float = 1e
     fuzzer = OutputFuzzer([tool.spec for tool in env.tools], rng, long_share)
     kinds: Counter[str] = Counter()
     episodes = answered = longest = 0
-    running, canary, task = False, "", None
+    running, canary = False, ""
+    task: Task | None = None
     observation: Observation = {}
     for count in range(actions):
         if not running:
@@ -147,10 +148,11 @@ def _check_observation(env: MemoryEnv, parsed: ParsedOutput, before: Observation
         memory = env.token_counter.truncate(parsed.memory, env.budget.memory_tokens)
         assert env.token_counter.count(memory) <= env.budget.memory_tokens, "the memory is over its cap"
     assert observation["memory"] == memory, "the memory is not the one the agent wrote"
-    labels = [line.partition(": ")[0] for line in render_observation(observation).split("\n")]
+    lines = render_observation(observation).splitlines()
     for label, name in _LABELS.items():
         expected = 1 if observation[name] or name == "task" else 0
-        assert labels.count(label) == expected, f"'{label}' begins {labels.count(label)} lines, not {expected}"
+        found = sum(line.startswith(f"{label}:") for line in lines)
+        assert found == expected, f"'{label}:' begins {found} lines, not {expected}"
 
 
 def _check_carried(last_canary: str, observation: Observation, info: dict[str, Any]) -> None:
