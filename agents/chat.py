@@ -281,17 +281,18 @@ def cut(text: str, finish: str, tags: TagSet, stopped_by: str = "") -> tuple[str
 def _read(completion: Any) -> _Answer:
     """Reads an answer without trusting it: servers differ, and the client does not check what it is given."""
     choices = getattr(completion, "choices", None)
-    message = getattr(choices[0], "message", None) if isinstance(choices, list) and choices else None
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    message = getattr(choice, "message", None)
     if message is None:
         raise _GarbledAnswerError(f"the answer is no chat completion: {str(completion)[:200]!r}")
     content = getattr(message, "content", None)
     if content is not None and not isinstance(content, str):
         raise _GarbledAnswerError(f"the answer's content is no text: {str(content)[:200]!r}")
     usage = getattr(completion, "usage", None)
-    stopped_by = getattr(choices[0], "stop_reason", None)  # vLLM's
+    stopped_by = getattr(choice, "stop_reason", None)  # vLLM's
     return _Answer(
         text=content or "",
-        finish=str(getattr(choices[0], "finish_reason", "") or ""),
+        finish=str(getattr(choice, "finish_reason", "") or ""),
         n_prompt=_count(getattr(usage, "prompt_tokens", None)),
         n_output=_count(getattr(usage, "completion_tokens", None)),
         stopped_by=stopped_by if isinstance(stopped_by, str) else "",

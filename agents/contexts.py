@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from collections.abc import Callable
 from typing import Protocol
 
 from mempo_env.actions import ACTION_SEGMENTS, encode_text, scan
@@ -115,7 +116,7 @@ class Mem1Context:
         return [*chat, {"role": "user", "content": shown}]
 
 
-CONTEXTS: Registry[type[ContextStrategy]] = Registry("context strategy", "mempo_env.contexts")
+CONTEXTS: Registry[Callable[..., ContextStrategy]] = Registry("context strategy", "mempo_env.contexts")
 CONTEXTS.register("memory", "mempo_env.agents.contexts:MemoryContext")
 CONTEXTS.register("history", "mempo_env.agents.contexts:HistoryContext")
 CONTEXTS.register("window", "mempo_env.agents.contexts:WindowContext")
@@ -142,12 +143,14 @@ def get_context(name: str) -> ContextStrategy:
     cls = CONTEXTS.get(plain)
     if not (isinstance(cls, type) and callable(getattr(cls, "messages", None))):
         raise UserError(f"context strategy '{name}' must be a class with a method messages(request), not {cls!r}")
-    parameters = list(inspect.signature(cls).parameters.values())
+    anything = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)  # what a protocol's heirs have
+    parameters = [each for each in inspect.signature(cls).parameters.values() if each.kind not in anything]
     if number is not None and not parameters:
         raise UserError(f"context strategy '{plain}' takes no number; write --context {plain}")
     if number is None and any(parameter.default is parameter.empty for parameter in parameters):
         raise UserError(f"context strategy '{plain}' needs a number: write --context {plain}-3, for example")
-    return cls() if number is None else cls(number)
+    strategy: ContextStrategy = cls() if number is None else cls(number)
+    return strategy
 
 
 def memory_mode(context: str | ContextStrategy, asked: MemoryMode = "required") -> MemoryMode:

@@ -227,7 +227,7 @@ class RunConfig:
         steps: Steps of reinforcement learning, each a batch of groups sampled and learned from.
         seed: Seed of everything.
         out: Run folder; by default ``runs/<preset>-<algo>-<time>``.
-        context: What the model sees: ``memory`` or ``history``.
+        context: What the model sees: ``memory``, ``history``, ``mem1``, ``window-3`` or ``retrieved``, for example.
         dtype: Weights' type of a loaded model.
         device: Where the model runs; ``auto``: CUDA if there is any.
         threads: CPU threads; 0 leaves torch's choice.

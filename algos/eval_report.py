@@ -61,7 +61,8 @@ def write_evaluation(folder: Path, console: Console, *, plots: bool = True) -> l
     settings = read_settings(folder)
     rows = [row_of(key, some) for key, some in episodes.items()]
     pairs, saved = row_pairs(episodes), savings(episodes)
-    shown = [pair for pair in pairs if pair.reference.context != HISTORY]  # the table of savings has the others
+    # A row against its own agent's history stands in the table of savings.
+    shown = [one for one in pairs if one.row.agent != one.reference.agent or one.reference.context != HISTORY]
     agents, budgets = ({getattr(row, name): None for row in rows} for name in ("agent", "budget"))
     tables = [savings_table(some) for name in agents if (some := [one for one in saved if one.row.agent == name])]
     tables += [pairs_table(few) for name in budgets if (few := [pair for pair in shown if pair.row.budget == name])]

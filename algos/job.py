@@ -2,8 +2,9 @@
 
 Run folder: ``config.json`` (everything the run is made of), ``base/`` (weights that were built in place or changed by
 the warm start), ``metrics.jsonl``, ``tensorboard/``, ``checkpoints/``, ``eval/before.json`` and ``eval/after.json``,
-``summary.json``, ``plot.png``; with ``eval.ceilings`` also ``eval/imitation.json`` and ``eval/expert.json``; and, where
-an update met a number that is not finite, ``failures/`` with its row; with ``train.save_episodes`` ``training/``.
+``summary.json``, ``plot.png``, ``curves.png``, ``memory_quality.png``; with ``eval.ceilings`` also
+``eval/imitation.json`` and ``eval/expert.json``; and, where an update met a number that is not finite, ``failures/``
+with its row; with ``train.save_episodes`` ``training/``.
 
 Invariants:
     * nothing is written before the input was checked, and a folder that exists is never written into unless it is

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -177,6 +178,21 @@ def test_names_take_numbers_where_the_strategy_does() -> None:
     ):
         with pytest.raises(UserError, match=said):
             get_context(name)
+
+
+def test_a_strategy_of_your_own_goes_by_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "own_context.py").write_text(
+        "from mempo_env.agents.contexts import ContextStrategy, MemoryContext\n\n\n"
+        "class Bare(MemoryContext):\n    name = 'bare'\n    needs_memory = False\n\n\n"
+        "class Heir(ContextStrategy):\n    name = 'heir'\n\n"
+        "    def messages(self, request):\n        return [{'role': 'user', 'content': request.observation['task']}]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert get_context("own_context:Bare").messages(NOW) == MemoryContext().messages(NOW)
+    assert get_context("own_context:Heir").messages(NOW) == [{"role": "user", "content": TASK.text}]
+    assert memory_mode("own_context:Bare") == memory_mode("own_context:Heir") == "optional"
+    with pytest.raises(UserError, match="takes no number"):
+        get_context("own_context:Heir-2")
 
 
 def test_the_memory_is_demanded_where_it_is_all_that_is_kept() -> None:
