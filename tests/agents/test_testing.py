@@ -34,6 +34,11 @@ def test_a_budget_that_is_too_small_is_told_or_expected() -> None:
     assert check_expert(env, success=False) == [promise for promise in PROMISES if "solves" not in promise]
 
 
+def test_nobody_is_asked_to_succeed_without_a_memory() -> None:
+    env: Any = gym.make("MemPO-MultiGoal-v0", goals=8, memory="off").unwrapped
+    assert "expert: solves every task it was given" not in check_expert(env, episodes=3)
+
+
 class Look:
     """A tool that takes one word."""
 
