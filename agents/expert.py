@@ -14,94 +14,40 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
 
 from mempo_env.actions import ToolCall
-from mempo_env.budgets import Budget, get_budget
-from mempo_env.errors import UserError
 from mempo_env.records import Evidence, Goal, Task
-from mempo_env.tokens import RegexTokenCounter, TokenCounter
 
 from .base import TurnRequest
-from .contexts import ContextStrategy
 from .notes import SEPARATOR, fact_seen, fit_notes, garble, irrelevant_sentences, note_forms, split_memory
-from .textual import TextAgent, Tokens, slot_rng
+from .scripted_expert import ScriptedExpert
+from .textual import slot_rng
 
 UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True)
-class Flaws:
-    """What an imperfect demonstrator gets wrong, as probabilities.
-
-    Attributes:
-        forget: Each note that would be remembered, new or carried on, is dropped, at every rewrite.
-        garble: Its value is replaced by another word that was seen, at every rewrite.
-        bloat: An irrelevant sentence of the result is kept too, at every rewrite.
-
-    Raises:
-        UserError: A probability is outside [0, 1].
-    """
-
-    forget: float = 0.0
-    garble: float = 0.0
-    bloat: float = 0.0
-
-    def __post_init__(self) -> None:
-        for name, value in self.rates():
-            if not 0 <= value <= 1:
-                raise UserError(f"{name}={value} is a probability: choose a number from 0 to 1")
-
-    def rates(self) -> list[tuple[str, float]]:
-        """Names and values of all flaws."""
-        return [(field.name, getattr(self, field.name)) for field in fields(self)]
-
-
-class ExpertAgent(TextAgent):
+class ExpertAgent(ScriptedExpert):
     """Asks for every gold evidence once, notes what it sees, answers from its notes.
 
     Where the budget cannot hold all queries, the goals that need fewest come first, so that as many as possible are
     finished.
 
-    Args:
-        budget: The environment's budget.
-        think: Whether to write a short true plan in ``<think>``.
-        flaws: What it gets wrong; with any of them it is called a demonstrator.
-        tokens: Prices inputs and outputs (regex counter by default).
-        context: What a policy in its place would be shown.
-        memory_counter: Counts the memory as the environment does (regex counter by default).
+    Its arguments are those of ``ScriptedExpert``.
     """
 
-    def __init__(
-        self,
-        budget: str | Budget = "brief",
-        *,
-        think: bool = False,
-        flaws: Flaws | None = None,
-        tokens: Tokens | None = None,
-        context: ContextStrategy | None = None,
-        memory_counter: TokenCounter | None = None,
-    ) -> None:
-        self.budget = get_budget(budget)
-        self.think = think
-        self.flaws = flaws if flaws is not None else Flaws()
-        self.memory_counter = memory_counter if memory_counter is not None else RegexTokenCounter()
-        wrong = ", ".join(f"{name}={value:g}" for name, value in self.flaws.rates() if value)
-        super().__init__(f"demonstrator({wrong})" if wrong else "expert", tokens, context)
-
-    def write(self, request: TurnRequest) -> str:
-        """Memory, plan if wanted, and a search call or the answer."""
-        notes = self._remember(request)
+    def decide(self, request: TurnRequest, notes: list[str]) -> tuple[str, str]:
+        """A search call, or the answer."""
         queries = self._next_queries(request, set(notes))
-        plan = f"<think>{'ask ' + ', '.join(queries) if queries else 'answer now'}</think>" if self.think else ""
         if queries:
             call = {"name": "search", "arguments": {"queries": queries}}
-            action = f"<tool_call>{json.dumps(call, ensure_ascii=False)}</tool_call>"
-        else:
-            action = f"<answer>{SEPARATOR.join(_answer(goal, set(notes)) for goal in request.task.goals)}</answer>"
-        return f"<mem>{SEPARATOR.join(notes)}</mem>{plan}{action}"
+            return f"ask {', '.join(queries)}", f"<tool_call>{json.dumps(call, ensure_ascii=False)}</tool_call>"
+        return "answer now", f"<answer>{_answers(request.task, set(notes))}</answer>"
 
-    def _remember(self, request: TurnRequest) -> list[str]:
+    def answers(self, task: Task, memory: str) -> str:
+        """Gold where all that an answer rests on is noted, else "unknown"."""
+        return _answers(task, set(split_memory(memory)))
+
+    def remember(self, request: TurnRequest) -> list[str]:
         """The notes of the new memory: what the old one holds and what the result shows, in task order."""
         memory, result = request.observation["memory"], request.observation["tool_result"]
         shown = split_memory(memory)
@@ -160,9 +106,7 @@ class ExpertAgent(TextAgent):
         return first, [goal for index, goal in enumerate(task.goals) if index not in chosen]
 
 
-def answers_from_memory(task: Task, memory: str) -> str:
-    """What the expert would answer from a memory: gold where all that an answer rests on is noted, else "unknown"."""
-    notes = set(split_memory(memory))
+def _answers(task: Task, notes: set[str]) -> str:
     return SEPARATOR.join(_answer(goal, notes) for goal in task.goals)
 
 

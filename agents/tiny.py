@@ -60,7 +60,7 @@ _MESSAGE_WORDS = (
 
 
 def build_tiny(
-    seed: int, vocabulary: Sequence[str], config: TinyConfig | None = None
+    seed: int, vocabulary: Sequence[str], config: TinyConfig | None = None, *, phrases: Sequence[str] = ()
 ) -> tuple[Qwen2ForCausalLM, PreTrainedTokenizerFast]:
     """Builds model and tokenizer.
 
@@ -68,6 +68,7 @@ def build_tiny(
         seed: Seed of the weights.
         vocabulary: Words, case as given; single ASCII signs may be among them and are known anyway.
         config: The model's shape.
+        phrases: Pieces of text that are one token wherever they stand, beside those of the protocol.
 
     Returns:
         The float32 model in evaluation mode, on the CPU, and its tokenizer.
@@ -76,7 +77,7 @@ def build_tiny(
         UserError: An entry of the vocabulary is no word.
     """
     config = config or TinyConfig()
-    tokenizer = build_tokenizer(vocabulary, config.max_positions)
+    tokenizer = build_tokenizer(vocabulary, config.max_positions, phrases)
     qwen = Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=config.width,
@@ -119,12 +120,15 @@ def _look_back(model: Qwen2ForCausalLM, config: TinyConfig) -> None:
             attention.q_proj.bias[start + half : start + size] = -_LOOK_BACK_SCALE * angle.sin()
 
 
-def build_tokenizer(vocabulary: Sequence[str], max_length: int = 2048) -> PreTrainedTokenizerFast:
+def build_tokenizer(
+    vocabulary: Sequence[str], max_length: int = 2048, phrases: Sequence[str] = ()
+) -> PreTrainedTokenizerFast:
     """Builds the word-level tokenizer.
 
     Args:
         vocabulary: Words.
         max_length: Recorded as the model's limit.
+        phrases: Pieces of text that are one token wherever they stand.
 
     Returns:
         A byte-level tokenizer of transformers with a chat template.
@@ -160,7 +164,7 @@ def build_tokenizer(vocabulary: Sequence[str], max_length: int = 2048) -> PreTra
     control = [PAD, END, *(f"<|{role}|>" for role in ROLES)]
     backend.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in control])
     plain = [bracket for tag in TAGS.values() for bracket in (f"<{tag}>", f"</{tag}>")]
-    plain += [build_instructions((), BRIEF, style="terse"), *_CALLS, *_FIELDS, *_COUNTS, *_ERRORS]
+    plain += [build_instructions((), BRIEF, style="terse"), *_CALLS, *_FIELDS, *_COUNTS, *_ERRORS, *phrases]
     backend.add_tokens([AddedToken(text, special=False, normalized=False) for text in dict.fromkeys(plain)])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,

@@ -228,6 +228,7 @@ class RunConfig:
         threads: CPU threads; 0 leaves torch's choice.
         max_prompt_tokens: Longest input; 0: the model's limit.
         env_args: The environment's settings.
+        env_options: Further arguments of another environment, each ``name=value``, such as ``chunks=8``.
         tiny: Shape of the model built in place.
         lora: The adapter.
         sampling: How training episodes are sampled.
@@ -253,6 +254,7 @@ class RunConfig:
     threads: int = 0
     max_prompt_tokens: int = 0
     env_args: EnvSettings = field(default_factory=EnvSettings)
+    env_options: tuple[str, ...] = ()
     tiny: TinyConfig = field(default_factory=TinyConfig)
     lora: LoraSettings = field(default_factory=LoraSettings)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)

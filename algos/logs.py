@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mempo_env.errors import UserError
 
+from ..envs.making import env_arguments
 from .config import RunConfig
 
 if TYPE_CHECKING:
@@ -126,12 +127,14 @@ def progress_bar(console: Console) -> Progress:
 def plain_words(config: RunConfig, processes: int = 1) -> str:
     """What a run will do, in plain words."""
     train, warm = config.train, config.warm_start
+    known = env_arguments(config.env)
+    asked = config.dataset if known is None or "dataset" in known else " ".join(config.env_options) or "as it comes"
     taught = (
         f"warm start: {warm.perfect_steps} steps on the expert, then {warm.demonstrator_steps} on one that forgets "
         f"{warm.forget:.0%} of its notes at every rewrite ({warm.target} weights)"
     )
     lines = [
-        f"{config.algo} on {config.env} ({config.dataset}, budget {config.budget}, outcome {config.env_args.outcome}), "
+        f"{config.algo} on {config.env} ({asked}, budget {config.budget}, outcome {config.env_args.outcome}), "
         f"model {config.model}, seed {config.seed}; run folder {config.out}",
         "no warm start" if warm.target == "none" else taught,
         f"then {config.steps} steps of {train.groups_per_step} tasks x {train.group_size} rollouts = "

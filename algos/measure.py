@@ -17,10 +17,10 @@ from mempo_env.records import Episode, Turn
 
 from ..agents.codec import ChatCodec, CodecTokenCounter
 from ..agents.evaluation import evaluate
-from ..agents.expert import ExpertAgent
 from ..agents.history_cost import HistoryCost, history_cost
 from ..agents.policy import LoraPolicy
 from ..agents.rollout import EnvFactory, EnvPool, EpisodeSpec
+from ..agents.scripted_expert import make_expert
 from .config import RunConfig
 from .logs import progress_bar
 from .memory_reward import AnswerScorer
@@ -84,8 +84,10 @@ def evaluate_expert(config: RunConfig, policy: LoraPolicy, folder: Path, name: s
     settings, counter = config.eval, CodecTokenCounter(policy.codec)
     if not settings.episodes:
         return
+    with EnvPool(_env_fn(config, policy, settings.goals[0])) as envs:
+        expert = make_expert(envs.memory_env, tokens=policy.codec, context=policy.context, memory_counter=counter)
     report = evaluate(
-        ExpertAgent(config.budget, tokens=policy.codec, context=policy.context, memory_counter=counter),
+        expert,
         lambda goals: _env_fn(config, policy, goals),
         settings.goals,
         settings.episodes,

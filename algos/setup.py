@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from mempo_env.errors import UserError
+from mempo_env.errors import UserError, unknown_name
 from mempo_env.records import Observation
 from mempo_env.tokens import TokenCounter
 
@@ -24,8 +24,10 @@ from ..agents.models import add_lora, load_model, make_codec
 from ..agents.policy import LoraPolicy
 from ..agents.rollout import EnvFactory, EnvPool
 from ..agents.tiny import build_tiny
-from ..envs.making import make_env
-from .config import RunConfig
+from ..envs.making import HAND_ON, env_arguments, make_env, parse_options
+from ..envs.multi_goal import MultiGoalEnv
+from .config import EnvSettings, RunConfig
+from .presets import get_preset
 
 
 def env_factory(
@@ -41,31 +43,85 @@ def env_factory(
 
     Returns:
         The factory; it raises ``UserError`` where the environment cannot be made (see ``make_env``).
+
+    Raises:
+        UserError: A setting is not one of this environment's.
     """
-    settings = dataclasses.asdict(config.env_args)
-    world = {name: settings.pop(name) for name in ("two_hop_share", "comparison_share", "distractors", "score_step")}
-    for name, default in (("composition", "pooled"), ("hops", ()), ("kinds", ())):
-        if settings[name] == default:  # an environment of one's own need not know what is not asked of it
-            del settings[name]
-    kwargs: dict[str, Any] = {
-        "goals": goals,
-        "split": split,
-        "dataset": config.dataset,
-        "budget": config.budget,
-        "token_counter": counter,
-        **settings,
-    }
-    if config.dataset == "closed-world":
-        kwargs["world"] = world
-    else:
-        kwargs["data"] = list(config.data)
-    if config.context != "memory" and kwargs["memory"] == "required":
-        kwargs["memory"] = "optional"
+    kwargs = env_settings(config) | {"goals": goals, "split": split, "token_counter": counter}
 
     def make() -> gym.Env[Observation, str]:
         return make_env(config.env, **kwargs)
 
     return make
+
+
+def env_settings(config: RunConfig) -> dict[str, Any]:
+    """The arguments of a run's environment that do not change within the run.
+
+    An environment gets of the search settings (data set, passages, world) those that it takes, and nothing is dropped
+    that was changed from the preset.
+
+    Args:
+        config: The run.
+
+    Returns:
+        Arguments by name.
+
+    Raises:
+        UserError: The environment does not take a setting that was changed, or an option is unknown or has a flag.
+    """
+    known = env_arguments(config.env)
+    settings = _common_settings(config)
+    if known is not None and (missing := sorted({"goals", "split", "token_counter", *settings} - known)):
+        raise UserError(f"environment '{config.env}' takes no {missing[0]}; {HAND_ON}")
+    searching = _search_settings(config)
+    if known is None or "dataset" in known:
+        settings |= searching
+    else:
+        preset = _search_settings(dataclasses.replace(get_preset(config.preset), env=config.env))
+        for name, value in searching.items():
+            if name in known:
+                settings[name] = value
+            elif value != preset.get(name):
+                raise UserError(f"{config.env} takes no {name}; drop that setting")
+    options = parse_options(config.env_options)
+    for name in options:
+        if name in settings or name in ("goals", "split", "token_counter"):
+            raise UserError(f"--env-options {name}=..: {name} has a flag of its own; see mempo train --help")
+        if known is not None and name not in known:
+            free = sorted(known - set(settings) - _SET_ELSEWHERE)
+            raise unknown_name(f"option of {config.env}", name, free)
+    return settings | options
+
+
+_SET_ELSEWHERE = {"goals", "split", "token_counter", "render_mode", "reward_hook"}
+_WORLD = ("two_hop_share", "comparison_share", "distractors", "score_step")
+_SEARCH = ("topk", "max_passage_tokens")
+_COMPOSITION = ("composition", "hops", "kinds")
+
+
+def _common_settings(config: RunConfig) -> dict[str, Any]:
+    """Arguments of every ``MemoryEnv``."""
+    settings = dataclasses.asdict(config.env_args)
+    kwargs = {name: value for name, value in settings.items() if name not in (*_WORLD, *_SEARCH, *_COMPOSITION)}
+    if config.context != "memory" and kwargs["memory"] == "required":
+        kwargs["memory"] = "optional"
+    return kwargs | {"budget": config.budget}
+
+
+def _search_settings(config: RunConfig) -> dict[str, Any]:
+    """Arguments of ``MultiGoalEnv`` alone."""
+    settings = dataclasses.asdict(config.env_args)
+    kwargs: dict[str, Any] = {"dataset": config.dataset, **{name: settings[name] for name in _SEARCH}}
+    plain = EnvSettings()
+    for name in _COMPOSITION:  # an environment of one's own with data sets need not know what is not asked of it
+        if settings[name] != getattr(plain, name):
+            kwargs[name] = settings[name]
+    if config.dataset == "closed-world":
+        kwargs["world"] = {name: settings[name] for name in _WORLD}
+    else:
+        kwargs["data"] = list(config.data)
+    return kwargs
 
 
 def check_environments(config: RunConfig, *, training: bool = True) -> None:
@@ -87,9 +143,10 @@ def check_environments(config: RunConfig, *, training: bool = True) -> None:
         longest[config.eval.split] = max(config.eval.goals)
     for split, goals in longest.items():
         with EnvPool(env_factory(config, goals, split)) as pool:
-            pool.memory_env.reset(seed=0)
-            asked = pool.memory_env.task.goals
-        if split == "train" and warm.target != "none" and not any(goal.evidence for goal in asked):
+            env = pool.memory_env
+            env.reset(seed=0)
+        imitated = split == "train" and warm.target != "none" and isinstance(env, MultiGoalEnv)
+        if imitated and not any(goal.evidence for goal in env.task.goals):
             raise UserError(
                 "the warm start imitates the scripted expert, which needs gold passages, and these questions have "
                 "none in the corpus; use --warm-start.target none, or data with gold passages (docs/data.md)"
@@ -123,9 +180,9 @@ def load_base(config: RunConfig, run: Path | None = None) -> tuple[PreTrainedMod
     if run is not None and (run / "base").exists():
         return load_model(str(run / "base"), dtype=config.dtype, device=device)
     if config.model == "tiny":
-        from ..envs.closed_world import closed_world_vocabulary
-
-        model, tokenizer = build_tiny(config.seed, closed_world_vocabulary(), config.tiny)
+        with EnvPool(env_factory(config, config.goal_range, "train")) as pool:
+            env = pool.memory_env
+        model, tokenizer = build_tiny(config.seed, env.vocabulary, config.tiny, phrases=env.phrases)
         return model.to(device), tokenizer
     return load_model(config.model, dtype=config.dtype, device=device)
 

@@ -20,10 +20,10 @@ from mempo_env.records import Episode
 
 from ..agents.adapters import seeded
 from ..agents.codec import CodecTokenCounter
-from ..agents.expert import ExpertAgent, Flaws, answers_from_memory
 from ..agents.policy import LoraPolicy
 from ..agents.rollout import EnvPool, EpisodeSpec, rollout
 from ..agents.scoring import TokenRow
+from ..agents.scripted_expert import Flaws, make_expert
 from .config import RunConfig, WarmStartConfig
 from .imitation import ImitationStep, demonstration_rows, imitate, imitation_batches
 from .memory_reward import AnswerScorer
@@ -53,8 +53,8 @@ def demonstrator(
         From the chunk's number to its rows.
     """
     settings: WarmStartConfig = config.warm_start
-    expert = ExpertAgent(
-        config.budget,
+    expert = make_expert(
+        envs.memory_env,
         flaws=Flaws(forget=forget),
         context=policy.context,
         memory_counter=CodecTokenCounter(policy.codec),
@@ -64,7 +64,7 @@ def demonstrator(
 
     def recall(episode: Episode, index: int) -> TokenRow:
         memory = episode.turns[index % len(episode.turns)].memory  # one turn of each episode, early and late ones alike
-        return scorer.recall_row(episode.task, memory, answers_from_memory(episode.task, memory))
+        return scorer.recall_row(episode.task, memory, expert.answers(episode.task, memory))
 
     def rows(chunk: int) -> list[TokenRow]:
         step = _IMITATION_STREAM + first_chunk + chunk

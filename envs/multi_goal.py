@@ -21,13 +21,11 @@ from mempo_env.records import Task
 from mempo_env.tools import Tool
 
 from .calculator import Calculator
-from .closed_world import SPLITS, ClosedWorldConfig, sample_closed_world_task
+from .closed_world import SPLITS, ClosedWorldConfig, closed_world_vocabulary, sample_closed_world_task
 from .composition import ComposedTasks, Composition, Hops
 from .qa_data import QaDataset, shared_dataset
 from .retrieval import Bm25Index, task_index
 from .search_tool import SearchTool
-
-MIN_GOALS, MAX_GOALS = 1, 16
 
 
 class TaskSource(Protocol):
@@ -139,6 +137,8 @@ class MultiGoalEnv(MemoryEnv):
         UserError: An argument is unknown or out of range, or a data file is missing or malformed.
     """
 
+    expert = "mempo_env.agents.expert:ExpertAgent"
+
     def __init__(
         self,
         goals: int | Sequence[int] = 2,
@@ -153,8 +153,7 @@ class MultiGoalEnv(MemoryEnv):
         kinds: Sequence[str] = (),
         **memory_env: Any,
     ) -> None:
-        super().__init__(**memory_env)
-        self.min_goals, self.max_goals = self._goal_ends = _goal_range(goals)
+        super().__init__(goals=goals, split=split, **memory_env)
         for name, value in (("topk", topk), ("max_passage_tokens", max_passage_tokens)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise UserError(f"{name} must be a whole number from 1, not {value!r}")
@@ -164,7 +163,9 @@ class MultiGoalEnv(MemoryEnv):
             folders = (data,) if isinstance(data, str | Path) else tuple(data)
         asked = Composition.of(composition, hops, kinds)
         source = _factory(dataset)(folders, split, _world(world))
-        self.source = source if asked == Composition() else _composed(source, dataset, asked, self._goal_ends)
+        self.source = (
+            source if asked == Composition() else _composed(source, dataset, asked, (self.min_goals, self.max_goals))
+        )
         self._search = SearchTool(
             queries_per_call=self.budget.queries_per_call,
             topk=topk,
@@ -181,10 +182,12 @@ class MultiGoalEnv(MemoryEnv):
 
     def sample_task(self, rng: np.random.Generator) -> Task:
         """Draws the number of goals, where it is a range, and a task of that many."""
-        goals = self.min_goals
-        if self.max_goals > self.min_goals:
-            goals = int(rng.integers(self.min_goals, self.max_goals + 1))
-        return self.source.sample(rng, goals)
+        return self.source.sample(rng, self.draw_goals(rng))
+
+    @property
+    def vocabulary(self) -> Sequence[str]:
+        """The closed world's words; a model built in place reads other data letter by letter."""
+        return closed_world_vocabulary()
 
     def prepare(self, task: Task) -> None:
         """Points the search tool at the task's own passages, or at the shared corpus.
@@ -210,17 +213,6 @@ def _composed(source: TaskSource, dataset: str, composition: Composition, goals:
             "own tasks (for closed worlds see world: two_hop_share, comparison_share)"
         )
     return replace(source, composed=ComposedTasks(source.dataset, composition, goals))
-
-
-def _goal_range(goals: object) -> tuple[int, int]:
-    given = list(goals) if isinstance(goals, Sequence) and not isinstance(goals, str) else [goals, goals]
-    ends = [int(end) for end in given if isinstance(end, int | np.integer) and not isinstance(end, bool)]
-    if len(given) != 2 or len(ends) != 2:
-        raise UserError(f"goals must be a whole number or two, (lowest, highest), not {goals!r}")
-    low, high = ends
-    if not MIN_GOALS <= low <= high <= MAX_GOALS:
-        raise UserError(f"goals must lie between {MIN_GOALS} and {MAX_GOALS}, lowest first, not {goals!r}")
-    return low, high
 
 
 def _world(world: ClosedWorldConfig | Mapping[str, Any] | None) -> ClosedWorldConfig | None:

@@ -2,7 +2,8 @@
 
 ``MemoryEnv`` holds what every such environment shares: parsing, memory, budgets, token accounting, reward, rendering
 and seeding. An author supplies tasks (``sample_task``), tools (``tools``, ``prepare``) and, if answers are not scored
-by EM and F1 against the goals, ``score``.
+by EM and F1 against the goals, ``score``. For a warm start the author names a scripted ``expert``, and for a model that
+is built in place the words it must know (``vocabulary``, ``phrases``).
 
 Invariants:
     * ``step`` accepts any string and never raises for one;
@@ -16,7 +17,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import gymnasium as gym
 import numpy as np
@@ -26,7 +27,7 @@ from .budgets import Budget, get_budget
 from .errors import InfrastructureError, UserError
 from .metrics import AnswerScores, score_answers
 from .prompts import InstructionStyle, MemoryMode, build_instructions
-from .records import Observation, Task
+from .records import Observation, Task, goal_range
 from .rewards import OutcomeMode, RewardHook, TurnContext, hook_components, outcome_reward
 from .spaces import SAMPLE_OUTPUTS, Unicode
 from .tokens import RegexTokenCounter, TokenCounter
@@ -37,6 +38,8 @@ class MemoryEnv(gym.Env[Observation, str], ABC):
     """Base class of all environments of the project.
 
     Args:
+        goals: Goals of a task, or the two ends of a range to draw their number from at every reset.
+        split: Which tasks: ``train``, ``dev`` or ``test``; what they are is the author's to say, and to keep apart.
         budget: ``"brief"``, ``"paper"``, a ``Budget``, or a mapping of changes to a named one (``get_budget``).
         outcome: Outcome reward: ``binary | fraction | f1``.
         memory: ``required`` (no action without a memory), ``optional`` or ``off`` (memory blocks are ignored).
@@ -52,9 +55,15 @@ class MemoryEnv(gym.Env[Observation, str], ABC):
 
     metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012  (as Gymnasium declares it)
 
+    expert: ClassVar[str] = ""
+    """Where the scripted expert of this environment is, ``"package.module:Class"``, a subclass of
+    ``mempo_env.agents.scripted_expert.ScriptedExpert``; empty: there is none, and so no warm start."""
+
     def __init__(
         self,
         *,
+        goals: int | Sequence[int] = 1,
+        split: str = "train",
         budget: str | Budget | Mapping[str, str | int] = "brief",
         outcome: OutcomeMode = "binary",
         memory: MemoryMode = "required",
@@ -80,6 +89,8 @@ class MemoryEnv(gym.Env[Observation, str], ABC):
             raise UserError(f"format_penalty={format_penalty!r} must be a number that is not negative")
         if reward_hook is not None and not callable(reward_hook):
             raise UserError(f"reward_hook={reward_hook!r} must be a function of a TurnContext")
+        self.min_goals, self.max_goals = goal_range(goals)
+        self.split = split
         self.budget = get_budget(budget)
         self.outcome: OutcomeMode = outcome
         self.memory_mode: MemoryMode = memory
@@ -111,9 +122,23 @@ class MemoryEnv(gym.Env[Observation, str], ABC):
         """Scores the answers; by default EM and F1 against the goals."""
         return score_answers(answers, task.goals)
 
+    def task_text(self, task: Task) -> str:
+        """What the observation shows as the task; by default the questions."""
+        return task.text
+
     def first_result(self, task: Task) -> str:  # noqa: ARG002
         """What the agent is shown as a tool result at the first turn; nothing by default."""
         return ""
+
+    @property
+    def vocabulary(self) -> Sequence[str]:
+        """Words of the tasks and results, for a model built in place; what is missing costs it a token per byte."""
+        return ()
+
+    @property
+    def phrases(self) -> Sequence[str]:
+        """Pieces of text that such a model reads and writes as one token, such as the JSON around an argument."""
+        return ()
 
     # The Gymnasium interface ------------------------------------------------------------------------------------------
 
@@ -262,6 +287,12 @@ class MemoryEnv(gym.Env[Observation, str], ABC):
             raise RuntimeError("call reset() first: there is no task yet")
         return self._task
 
+    def draw_goals(self, rng: np.random.Generator) -> int:
+        """Number of goals of the next task; takes a number from ``rng`` only where ``goals`` is a range."""
+        if self.max_goals == self.min_goals:
+            return self.min_goals
+        return int(rng.integers(self.min_goals, self.max_goals + 1))
+
     # Parts of a step --------------------------------------------------------------------------------------------------
 
     def _commit(self, memory: str | None) -> tuple[bool, bool]:
@@ -284,7 +315,7 @@ class MemoryEnv(gym.Env[Observation, str], ABC):
     def _observation(self) -> Observation:
         calls, turns = self.budget.max_tool_calls - self._calls, self.budget.max_turns - self._turn
         return {
-            "task": escape_tags(self.task.text),
+            "task": escape_tags(self.task_text(self.task)),
             "memory": self._memory,
             "tool_result": self._tool_result,
             "budget": f"{calls} tool calls, {turns} turns left",

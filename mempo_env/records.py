@@ -9,12 +9,40 @@ it once.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from .actions import Action, FormatError
+import numpy as np
 
+from .actions import Action, FormatError
+from .errors import UserError
+
+MIN_GOALS, MAX_GOALS = 1, 16
+"""Fewest and most goals of a task."""
 Observation = dict[str, str]
 """What the agent is given at a turn: ``task``, ``memory``, ``tool_result``, ``budget``."""
+
+
+def goal_range(goals: object) -> tuple[int, int]:
+    """Fewest and most goals of a task, as an argument gives them.
+
+    Args:
+        goals: A whole number, or the two ends of a range.
+
+    Returns:
+        Both ends.
+
+    Raises:
+        UserError: It is neither, or leaves 1 to 16.
+    """
+    given = list(goals) if isinstance(goals, Sequence) and not isinstance(goals, str) else [goals, goals]
+    ends = [int(end) for end in given if isinstance(end, int | np.integer) and not isinstance(end, bool)]
+    if len(given) != 2 or len(ends) != 2:
+        raise UserError(f"goals must be a whole number or two, (lowest, highest), not {goals!r}")
+    low, high = ends
+    if not MIN_GOALS <= low <= high <= MAX_GOALS:
+        raise UserError(f"goals must lie between {MIN_GOALS} and {MAX_GOALS}, lowest first, not {goals!r}")
+    return low, high
 
 
 @dataclass(frozen=True)
@@ -78,8 +106,8 @@ class Task:
     passages: tuple[Passage, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.goals) <= 16:
-            raise ValueError(f"task {self.id!r} has {len(self.goals)} goals; a task has 1 to 16")
+        if not MIN_GOALS <= len(self.goals) <= MAX_GOALS:
+            raise ValueError(f"task {self.id!r} has {len(self.goals)} goals; a task has {MIN_GOALS} to {MAX_GOALS}")
         object.__setattr__(self, "goals", tuple(self.goals))
         object.__setattr__(self, "passages", tuple(self.passages))
 

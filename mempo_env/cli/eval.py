@@ -131,7 +131,8 @@ def _evaluate_run(flags: EvalFlags, console: Any) -> None:
 def _evaluate_expert(flags: EvalFlags, console: Any) -> None:
     from mempo_env.agents.episodes_io import save_episodes
     from mempo_env.agents.evaluation import evaluate
-    from mempo_env.agents.expert import ExpertAgent
+    from mempo_env.agents.rollout import EnvPool
+    from mempo_env.agents.scripted_expert import make_expert
     from mempo_env.algos.presets import get_preset
     from mempo_env.algos.setup import check_environments, env_factory
 
@@ -142,9 +143,11 @@ def _evaluate_expert(flags: EvalFlags, console: Any) -> None:
         raise UserError("this preset's dataset is closed-world, which is generated; drop --data, or choose --preset")
     config = _changed(config, flags)
     check_environments(config, training=False)
+    with EnvPool(env_factory(config, config.eval.goals[0], config.eval.split)) as envs:
+        expert = make_expert(envs.memory_env)
     with _folder(flags.out) as out:
         report = evaluate(
-            ExpertAgent(config.budget),
+            expert,
             lambda goals: env_factory(config, goals, config.eval.split),
             config.eval.goals,
             config.eval.episodes,

@@ -19,10 +19,11 @@ from mempo_env.agents.evaluation import (
     evaluation_row,
     report_table,
 )
-from mempo_env.agents.expert import ExpertAgent, Flaws
+from mempo_env.agents.expert import ExpertAgent
 from mempo_env.agents.history_cost import history_cost
 from mempo_env.agents.rollout import EnvFactory, group_specs, rollout
 from mempo_env.agents.scripted import RandomTextAgent
+from mempo_env.agents.scripted_expert import Flaws
 from mempo_env.agents.textual import count_messages
 from mempo_env.envs.closed_world import split_of
 from mempo_env.envs.multi_goal import MultiGoalEnv

@@ -12,9 +12,10 @@ import pytest
 from mempo_env.actions import Answer, ToolCall, parse
 from mempo_env.agents.base import SlotKey, TurnRequest
 from mempo_env.agents.contexts import HistoryContext
-from mempo_env.agents.expert import UNKNOWN, ExpertAgent, Flaws
+from mempo_env.agents.expert import UNKNOWN, ExpertAgent
 from mempo_env.agents.notes import clean, fact_seen, fit_notes, garble, irrelevant_sentences, note_forms, split_memory
 from mempo_env.agents.rollout import group_specs, rollout
+from mempo_env.agents.scripted_expert import Flaws
 from mempo_env.agents.textual import slot_rng
 from mempo_env.budgets import Budget, get_budget
 from mempo_env.envs.multi_goal import MultiGoalEnv

@@ -13,9 +13,10 @@ import pytest
 
 from mempo_env.actions import Answer, FormatError
 from mempo_env.agents.base import TurnOutput, TurnRequest
-from mempo_env.agents.expert import ExpertAgent, Flaws
+from mempo_env.agents.expert import ExpertAgent
 from mempo_env.agents.rollout import EnvPool, EpisodeSpec, as_groups, group_specs, rollout
 from mempo_env.agents.scripted import RandomTextAgent
+from mempo_env.agents.scripted_expert import Flaws
 from mempo_env.env import MemoryEnv
 from mempo_env.envs.multi_goal import MultiGoalEnv
 from mempo_env.errors import InfrastructureError, UserError

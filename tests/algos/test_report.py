@@ -15,8 +15,9 @@ from rich.console import Console
 
 from mempo_env.agents.episodes_io import load_episodes
 from mempo_env.agents.evaluation import EvaluationReport, evaluate, evaluation_row
-from mempo_env.agents.expert import ExpertAgent, Flaws
+from mempo_env.agents.expert import ExpertAgent
 from mempo_env.agents.history_cost import history_cost
+from mempo_env.agents.scripted_expert import Flaws
 from mempo_env.algos.logs import RunLog, read_metrics
 from mempo_env.algos.plots import plot_run
 from mempo_env.algos.presets import get_preset

@@ -104,9 +104,9 @@ FLAGS = [
     ("train --algo collections:Counter", "is no subclass of mempo_env.algos.base.Algorithm"),
     ("train --algo mempo_env.algos.grpo:GroupRelative", "must set"),
     ("train --env no_such_package:Foo-v0", "there is no module 'no_such_package'"),
-    ("train --env mempo_env:Foo-v0", "Environment `Foo` doesn't exist"),
-    ("train --env CartPole-v1", "must take the arguments of MemPO-MultiGoal-v0"),
-    ("play --env CartPole-v1", "must take the arguments of MemPO-MultiGoal-v0"),
+    ("train --env mempo_env:Foo-v0", "unknown environment 'mempo_env:Foo-v0'"),
+    ("train --env CartPole-v1", "a subclass of MemoryEnv hands"),
+    ("play --env CartPole-v1", "a subclass of MemoryEnv hands"),
     # places
     ("train --dataset qa --data no/such/folder", "no/such/folder does not exist; check --data"),
     ("train --model ./no/such/folder", "there is no such folder"),
