@@ -25,6 +25,7 @@ from ..agents.policy import LoraPolicy
 from ..agents.rollout import EnvFactory, EnvPool
 from ..agents.tiny import build_tiny
 from ..envs.making import HAND_ON, env_arguments, make_env, parse_options
+from ..envs.multi_goal import MultiGoalEnv
 from ..envs.retrieval_choice import check_retrieval
 from .config import RunConfig
 from .presets import get_preset
@@ -110,6 +111,10 @@ def _search_settings(config: RunConfig) -> dict[str, Any]:
     """Arguments of ``MultiGoalEnv`` alone."""
     settings = dataclasses.asdict(config.env_args)
     kwargs: dict[str, Any] = {"dataset": config.dataset, **{name: settings[name] for name in _SEARCH}}
+    plain = EnvSettings()
+    for name in _COMPOSITION:  # an environment of one's own with data sets need not know what is not asked of it
+        if settings[name] != getattr(plain, name):
+            kwargs[name] = settings[name]
     if config.dataset == "closed-world":
         kwargs["world"] = {name: settings[name] for name in _WORLD}
     else:
@@ -138,9 +143,10 @@ def check_environments(config: RunConfig, *, training: bool = True) -> None:
         longest[config.eval.split] = max(config.eval.goals)
     for split, goals in longest.items():
         with EnvPool(env_factory(config, goals, split)) as pool:
-            pool.memory_env.reset(seed=0)
-            asked = pool.memory_env.task.goals
-        if split == "train" and warm.target != "none" and not any(goal.evidence for goal in asked):
+            env = pool.memory_env
+            env.reset(seed=0)
+        imitated = split == "train" and warm.target != "none" and isinstance(env, MultiGoalEnv)
+        if imitated and not any(goal.evidence for goal in env.task.goals):
             raise UserError(
                 "the warm start imitates the scripted expert, which needs gold passages, and these questions have "
                 "none in the corpus; use --warm-start.target none, or data with gold passages (docs/data.md)"
