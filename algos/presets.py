@@ -59,11 +59,11 @@ TINY_LEDGER = replace(
     TINY,
     preset="tiny-ledger",
     env="MemPO-Ledger-v0",
-    env_options=("batches=2", "records=4", "accounts=2", "highest=9"),
+    env_options=("batches=2", "records=4", "accounts=2", "highest=9", "memos=0"),
     goals=(1, 2),
     steps=30,
     warm_start=replace(
-        TINY.warm_start, perfect_steps=600, demonstrator_steps=100, curriculum=(), forget=0.1, goals=(1, 2)
+        TINY.warm_start, perfect_steps=1000, demonstrator_steps=150, curriculum=((200, 1),), forget=0.1, goals=(1, 2)
     ),
     eval=EvalConfig(goals=(1, 2), episodes=100, ceilings=True),
 )
