@@ -17,6 +17,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from mempo_env import MULTI_GOAL_ID
 from mempo_env.metrics import bootstrap_interval
 
 from ..agents.episodes_io import iterate_episodes
@@ -105,8 +106,9 @@ def comparison_table(config: RunConfig, stored: dict[str, StoredEvaluation | Non
     assert before is not None
     assert after is not None
     imitation = stored.get("imitation")
+    asked = config.dataset if config.env.rpartition(":")[2] == MULTI_GOAL_ID else config.env
     table = Table(
-        title=f"{config.algo} on {config.dataset}, {config.eval.split} tasks never trained on "
+        title=f"{config.algo} on {asked}, {config.eval.split} tasks never trained on "
         f"({'greedy' if config.eval.greedy else 'sampled'})",
         caption="F1, success (every goal right) in %, F1 with 95 % interval; imitation: of the perfect expert, with as "
         "many steps as the warm start; gap: share of the distance from warm start to imitation that was closed; TT, "

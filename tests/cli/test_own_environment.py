@@ -69,6 +69,7 @@ def test_it_trains_from_a_warm_start(mempo: Mempo, small: tuple[str, ...], tmp_p
     result = mempo("train", "--env", ENV, "--algo", algo, "--out", run, "--steps", "2", *small)
     assert result.code == 0, result.err
     assert read_config(run)[0].env == ENV
+    assert f"{algo} on {ENV}, dev tasks" in " ".join(result.out.split())
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     phases = [row["phase"] for row in rows]
     assert phases.count("imitation") == 3
