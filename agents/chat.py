@@ -169,7 +169,7 @@ class ChatAgent:
             try:
                 return self._client.chat.completions.create(
                     model=self.spec.model,
-                    messages=fold_system(messages) if folded else messages,  # type: ignore[arg-type]
+                    messages=fold_system(messages) if folded else messages,
                     **self._settings(key, limit_name),
                 )
             except self._openai.APIStatusError as error:

@@ -149,6 +149,28 @@ def micro_batches(rows: Sequence[TokenRow], max_tokens: int, *, share: bool = Fa
     if found is None:
         yield from _by_length(rows, sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i)), max_tokens)
         return
+    for batch in _by_cluster(rows, found, max_tokens):
+        yield from _within(rows, batch, max_tokens)
+
+
+def _within(rows: Sequence[TokenRow], batch: list[int], max_tokens: int) -> Iterator[list[int]]:
+    """A batch, or its halves where other clusters than planned are best for it alone and it is padded to more."""
+    chosen = [rows[index] for index in batch]
+    found = shared_clusters(chosen)
+    if found is None:
+        padded = len(batch) * max(map(len, chosen))
+    else:
+        rest = max(len(chosen[index]) - cluster.shared for cluster in found for index in cluster.rows)
+        padded = len(found) * max(cluster.shared for cluster in found) + len(batch) * rest
+    if padded <= max_tokens or len(batch) == 1:
+        yield batch
+        return
+    half = len(batch) // 2
+    yield from _within(rows, batch[:half], max_tokens)
+    yield from _within(rows, batch[half:], max_tokens)
+
+
+def _by_cluster(rows: Sequence[TokenRow], found: Sequence[Cluster], max_tokens: int) -> Iterator[list[int]]:
     batch: list[int] = []
     prefixes = prefix = suffix = 0
     for cluster in sorted(found, key=lambda each: (-each.shared, each.rows)):

@@ -111,10 +111,6 @@ def _search_settings(config: RunConfig) -> dict[str, Any]:
     """Arguments of ``MultiGoalEnv`` alone."""
     settings = dataclasses.asdict(config.env_args)
     kwargs: dict[str, Any] = {"dataset": config.dataset, **{name: settings[name] for name in _SEARCH}}
-    plain = EnvSettings()
-    for name in _COMPOSITION:  # an environment of one's own with data sets need not know what is not asked of it
-        if settings[name] != getattr(plain, name):
-            kwargs[name] = settings[name]
     if config.dataset == "closed-world":
         kwargs["world"] = {name: settings[name] for name in _WORLD}
     else:

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from mempo_env.errors import UserError, unknown_name
 
 COMMANDS = {
-    "train": "Train a policy: warm start, then --algo mempo, grpo, ppo, or your own; or go on with a run.",
-    "eval": "Measure runs, models, chat servers or the expert, at several numbers of goals, contexts and budgets.",
+    "train": "Train a policy: warm start, then --algo mempo, grpo, ppo or your own; or resume.",
+    "eval": "Measure runs, models, chat servers or the expert: goals, contexts, budgets in one table.",
     "compare": "Put runs or evaluations side by side, with differences over the same tasks.",
     "view": "Write the episodes of a run as one HTML file, to be stepped through in a browser.",
     "play": "Play an episode yourself, in the terminal.",

@@ -77,13 +77,13 @@ def play(base_url: str, **settings: Any) -> tuple[ChatAgent, Any]:
     return agent, rollout(agent, factory, group_specs([1], 2), seed=0, step=0)
 
 
-def test_an_episode_is_played_and_replays(base_url: str, smollm2: tuple[Any, ChatCodec]) -> None:
+def test_an_episode_is_played_and_counted_by_the_server(base_url: str, smollm2: tuple[Any, ChatCodec]) -> None:
     agent, episodes = play(base_url)
     assert [episode.error for episode in episodes] == [None, None]
     turns = [turn for episode in episodes for turn in episode.turns]
     assert all(turn.text for turn in turns)
     assert agent.counted_by == "server"
-    assert [turn.text for episode in play(base_url)[1] for turn in episode.turns] == [turn.text for turn in turns]
+    # No replay is asserted: the server keeps its cache between requests, and rounds differently with and without it.
     # The server renders the same template as our codec does: the same prompt has as many tokens for both.
     messages = [
         {"role": "system", "content": factory().unwrapped.instructions},

@@ -118,7 +118,7 @@ def test_a_deeply_nested_call_can_be_stored(tmp_path: Path) -> None:
 def test_a_person_is_shown_what_was_written_and_commands_no_more_than_the_turn() -> None:
     shown: list[str] = []
     lines = iter(["search: Rome", f"note: {FAKE}", "answer: Italy"])
-    person = PersonAgent(lambda _: next(lines), shown.append)
+    person = PersonAgent(lambda _: next(lines), shown.append, [tool.spec for tool in MultiGoalEnv().tools])
     episode = rollout(person, MultiGoalEnv, group_specs([TASK], 1), seed=0, step=0)[0]
     assert episode.scores["em"] == 1.0
     assert len(episode.turns) == 2

@@ -72,7 +72,11 @@ def broken_logprobs(row: tuple[int, ...]) -> Callable[..., Any]:
     def output_logprobs(model: Any, batch: Any, **settings: Any) -> Any:
         logprobs, entropy = real(model, batch, **settings)
         for index in range(len(batch.mask)):
-            if tuple(batch.input_ids[index, : len(row)].tolist()) == row:
+            ids = tuple(batch.input_ids[index].tolist())
+            if batch.prefix is not None:  # the row's beginning, which others share
+                place = int(batch.prefix.of_row[index])
+                ids = (*batch.prefix.input_ids[place, : batch.prefix.lengths[place]].tolist(), *ids)
+            if ids[: len(row)] == row:
                 hit = torch.zeros_like(batch.mask)  # (B, O)
                 hit[index, 1] = True
                 logprobs = logprobs.masked_fill(hit, -math.inf)

@@ -17,12 +17,14 @@ from mempo_env.agents.expert import ExpertAgent
 from mempo_env.agents.policy import LoraPolicy
 from mempo_env.agents.rollout import group_specs, rollout
 from mempo_env.agents.scoring import TokenRow
+from mempo_env.agents.wording import Wording
 from mempo_env.algos.config import OptimConfig, RunConfig, WarmStartConfig
 from mempo_env.algos.imitation import demonstration_rows, imitate, imitation_batches
 from mempo_env.algos.optim import Optimizer, trainable
 from mempo_env.algos.presets import get_preset
 from mempo_env.algos.warm_start import warm_start
 from mempo_env.errors import UserError
+from mempo_env.prompt_styles import MEM1
 from mempo_env.records import Episode
 
 INSTRUCTIONS = "Answer all."
@@ -32,6 +34,17 @@ FREE = OptimConfig(lr=1e-9, max_grad_norm=1e9)
 def demonstrate(policy: LoraPolicy, env: Any, count: int = 4) -> list[Episode]:
     expert = ExpertAgent("brief", context=policy.context, memory_counter=CodecTokenCounter(policy.codec))
     return rollout(expert, env, group_specs(range(count), 1), seed=0, step=0)
+
+
+def test_demonstrations_are_worded_as_the_policy_is(make_policy: Any, env_factory: Any) -> None:
+    policy = make_policy()
+    episodes = demonstrate(policy, env_factory(policy))
+    policy.wording = Wording(MEM1, "Sum up.")
+    rows = demonstration_rows(episodes, policy, "Answer all.")
+    turns = [turn for episode in episodes for turn in episode.turns]
+    for row, turn in zip(rows, turns, strict=True):
+        assert row.output_ids == tuple(policy.codec.encode_text(MEM1.write(turn.text)))
+        assert b"<mem>" not in b"".join(policy.codec.token_bytes(row.output_ids))
 
 
 def test_only_output_tokens_carry_loss(make_policy: Any, env_factory: Any) -> None:

@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 import torch
 
+from mempo_env.agents.contexts import get_context
 from mempo_env.agents.policy import LoraPolicy
+from mempo_env.agents.wording import Wording
 from mempo_env.algos import memory_reward
 from mempo_env.algos.memory_reward import AnswerScorer, joint_answer
 from mempo_env.errors import UserError
+from mempo_env.prompt_styles import MEM1, SEARCH_R1
 from mempo_env.records import Episode, Goal, Task
 from mempo_env.tools import escape_tags
 
@@ -55,6 +58,25 @@ def test_joint_scope_by_hand(policy: LoraPolicy, memory: str) -> None:
     assert quality.dtype == torch.float64
     assert quality.item() == pytest.approx(expected, rel=1e-5)
     assert 0 < expected < 1
+
+
+@pytest.mark.parametrize("context", ["window-2", "mem1", "retrieved", "history"])
+def test_the_context_strategy_does_not_move_it(policy: LoraPolicy, context: str) -> None:
+    expected = AnswerScorer(policy, INSTRUCTIONS).quality([(TASK, "Mira plays chess")])
+    policy.context = get_context(context)
+    assert torch.equal(AnswerScorer(policy, INSTRUCTIONS).quality([(TASK, "Mira plays chess")]), expected)
+
+
+def test_under_another_prompt_style_it_is_asked_in_that_style(policy: LoraPolicy) -> None:
+    policy.wording = Wording(MEM1, "Sum up.")
+    quality = AnswerScorer(policy, INSTRUCTIONS).quality([(TASK, "Mira plays chess")])
+    user = f"Sum up.\n\nQuestions: {TASK.text}\n<think>Mira plays chess</think>"
+    prompt = policy.codec.encode_chat([{"role": "user", "content": user}]) + policy.codec.encode_text("<answer>")
+    gold = policy.codec.encode_text("chess; rice")
+    assert quality.item() == pytest.approx(hand_quality(policy, prompt, gold), rel=1e-5)
+    policy.wording = Wording(SEARCH_R1, "Search.")
+    with pytest.raises(UserError, match="does not apply: prompt style search-r1 has no memory"):
+        AnswerScorer(policy, INSTRUCTIONS)
 
 
 def test_per_goal_scope_by_hand(policy: LoraPolicy) -> None:

@@ -179,8 +179,8 @@ def test_missing_data_files(mempo: Mempo, data: Path, tmp_path: Path) -> None:
     (data / "corpus.jsonl").unlink()
     assert "has no corpus.jsonl" in mempo("train", *QA, data).complaint
     (tmp_path / "empty").mkdir()
-    assert "no file of the split 'train'" in mempo("train", *QA, tmp_path / "empty").complaint
-    assert "no file of the split 'train'" in mempo("play", "--dataset", "qa", "--data", tmp_path / "empty").complaint
+    assert "has no questions.train.jsonl" in mempo("train", *QA, tmp_path / "empty").complaint
+    assert "has no questions.train.jsonl" in mempo("play", "--dataset", "qa", "--data", tmp_path / "empty").complaint
     assert names_in(tmp_path) == {"data", "empty", "data/questions.train.jsonl"}
 
 
