@@ -147,10 +147,11 @@ def micro_batches(rows: Sequence[TokenRow], max_tokens: int, *, share: bool = Fa
     """
     found = shared_clusters(rows) if share and len(rows) > 1 else None
     if found is None:
-        yield from _by_length(rows, sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i)), max_tokens)
-        return
-    for batch in _by_cluster(rows, found, max_tokens):
-        yield from _within(rows, batch, max_tokens)
+        batches = _by_length(rows, sorted(range(len(rows)), key=lambda i: (-len(rows[i]), i)), max_tokens)
+    else:
+        batches = _by_cluster(rows, found, max_tokens)
+    for batch in batches:
+        yield from _within(rows, batch, max_tokens) if share else [batch]
 
 
 def _within(rows: Sequence[TokenRow], batch: list[int], max_tokens: int) -> Iterator[list[int]]:

@@ -6,7 +6,8 @@ memory everything up to the answer. A cluster of such rows is read as one prefix
 Invariants:
     * clusters are a partition of the rows: which rows are computed together changes no result beyond rounding;
     * a shared prefix ends before its rows' last prompt token, so that every output token is predicted in a suffix;
-    * of all partitions into clusters with one prefix each, the one that computes fewest tokens is chosen.
+    * at each token where prompts part, either all rows stay together or each branch is for itself, whichever computes
+      fewer tokens: never more than with one cluster, or with one for each set of equal prompts.
 """
 
 from __future__ import annotations
