@@ -103,13 +103,15 @@ def _by_goals(path: Path, budget: str, rows: Sequence[EvaluationRow]) -> Path:
                     key=lambda row: row.goals,
                 )
                 _whiskers(axis, some, metric, context, contexts)
-            axis.set_ylim(bottom=0)
             axis.xaxis.get_major_locator().set_params(integer=True)
             axis.grid(alpha=0.3)
             if column == 0:
                 axis.set_ylabel(label)
         axes[0, column].set_title(agent)
         axes[-1, column].set_xlabel("goals per task")
+    for axis in axes[:, 0]:  # shared by a row, and after all is drawn: a limit that is set is no longer fitted
+        axis.set_ylim(bottom=0)
+    axes[0, 0].set_ylim(top=103)  # F1, %
     if axes[0, 0].has_data():
         axes[0, 0].legend(frameon=False)
     figure.suptitle(f"Budget {budget}, means with 95 % intervals")
@@ -149,12 +151,12 @@ def _by_turn(path: Path, budget: str, episodes: Mapping[RowKey, Sequence[Episode
             known = [[value for value in some if isinstance(value, int)] for some in priced if None not in some]
             _band(axis, known, "the same with history", look("history", contexts))
         axis.set(title=agent, xlabel="turn")
-        axis.set_ylim(bottom=0)
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
         if axis.has_data():
             axis.legend(frameon=False, fontsize=8)
     axes[0, 0].set_ylabel("input + output tokens")
+    axes[0, 0].set_ylim(bottom=0)  # after all is drawn: see above
     figure.suptitle(f"Tokens of a call, {most} goals, budget {budget}")
     figure.savefig(path)
     return path

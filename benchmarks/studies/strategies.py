@@ -2,12 +2,14 @@
 
     python benchmarks/studies/strategies.py --run runs/demo-4 --out runs/strategies
 
-It is a list of ``mempo eval`` calls, each into a folder of its own under ``--out``; what is there already is not played
-again, so that the same command goes on after Ctrl-C. Then it writes ``strategies.json``, the rows of all folders, and
-``strategies.md``, their tables.
+It is a list of ``mempo eval`` calls, each into a folder of its own under ``--out``. It can be stopped: the same command
+goes on, and what is there already is not played again. Then it writes ``strategies.json``, one row a line, and
+``strategies.md``, the folders' tables.
 
     expert-closed-world, expert-hotpotqa      the scripted expert, tokens counted by the regex counter
-    tiny-closed-world, tiny-hotpotqa          a run of the preset tiny, and the expert in its tokens beside it
+    expert-hotpotqa-3                         the same, shown three passages a query, up to 512 tokens of each
+    tiny-closed-world, tiny-hotpotqa          a run of the preset tiny, and on the closed world the expert in its tokens
+                                              beside it; few episodes on HotpotQA, which it reads byte by byte
     smollm2-closed-world, smollm2-hotpotqa    SmolLM2-135M-Instruct, or a run of the preset smollm2; few episodes
 
 Goal: under ``paper`` at 10 goals at least 75 % of TT and 80 % of PT saved against history, at an F1 that is not lower.
@@ -31,6 +33,14 @@ from mempo_env.errors import UserError
 from mempo_env.versions import versions
 
 GOAL = {"total": 0.75, "peak": 0.80}
+THREE_PASSAGES = ["--env-args.topk", "3", "--env-args.max-passage-tokens", "512"]
+KEPT = (
+    *("folder", "agent", "context", "goals", "budget", "episodes", "errors", "f1", "f1_interval", "em", "success"),
+    *("total_tokens", "total_tokens_unique", "peak_tokens", "peak_tokens_less_task", "turns", "tool_calls"),
+    *("format_errors", "memory_tokens", "overflowed", "quality"),
+    *("saving_measured", "saving_calls", "saving_total", "saving_peak", "saving_bound", "saving_f1"),
+)
+"""Fields of a row that ``strategies.json`` keeps; the folders have them all."""
 CONTEXTS = "memory history window-3 mem1 retrieved"
 
 
@@ -41,8 +51,12 @@ def calls(arguments: argparse.Namespace) -> Iterator[tuple[str, list[str]]]:
     many, few = str(arguments.episodes), str(arguments.slow_episodes)
     for world, where in worlds.items():
         yield f"expert-{world}", ["expert", *where, *common, "--episodes", many]
+        if world == "hotpotqa":
+            yield f"expert-{world}-3", ["expert", *where, *common, *THREE_PASSAGES, "--episodes", many]
         if arguments.run:
-            yield f"tiny-{world}", [arguments.run, "expert", *where, *common, "--episodes", many, "--batch", "32"]
+            players = [arguments.run, "expert"] if world == "closed-world" else [arguments.run]
+            episodes = many if world == "closed-world" else few
+            yield f"tiny-{world}", [*players, *where, *common, "--episodes", episodes, "--batch", "32"]
         who = [arguments.slow_run] if arguments.slow_run else shlex.split(arguments.slow_agent)
         if who:
             yield f"smollm2-{world}", [*who, *where, *common, "--episodes", few, "--batch", "4"]
@@ -68,7 +82,23 @@ def gather(out: Path, names: list[str]) -> dict[str, Any]:
         for row in json.loads((out / name / "summary.json").read_text(encoding="utf-8"))
     ]
     longest = [row for row in rows if (row["budget"], row["goals"]) == ("paper", 10) and row.get("saving_measured")]
-    return {"goal": GOAL, "verdicts": [verdict(row) for row in longest], "rows": rows, "versions": versions()}
+    kept = [{name: _rounded(row[name]) for name in KEPT if name in row} for row in rows]
+    return {"goal": GOAL, "verdicts": [verdict(row) for row in longest], "rows": kept, "versions": versions()}
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_rounded(each) for each in value]
+    return round(value, 4) if isinstance(value, float) else value
+
+
+def as_text(found: dict[str, Any]) -> str:
+    """JSON with one row a line."""
+    parts = []
+    for name, value in found.items():
+        lines = ",\n    ".join(map(json.dumps, value)) if isinstance(value, list) else ""
+        parts.append(f'  "{name}": ' + (f"[\n    {lines}\n  ]" if lines else json.dumps(value)))
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def main() -> None:
@@ -101,7 +131,7 @@ def main() -> None:
         console.print(f"\n{stop or 'interrupted'}\nThe same command goes on.", markup=False, soft_wrap=True)
         raise SystemExit(130) from None
     found = gather(arguments.out, names)
-    (arguments.out / "strategies.json").write_text(json.dumps(found, indent=2), encoding="utf-8")
+    (arguments.out / "strategies.json").write_text(as_text(found), encoding="utf-8")
     tables = [f"## {name}\n\n{(arguments.out / name / 'table.md').read_text(encoding='utf-8')}" for name in names]
     (arguments.out / "strategies.md").write_text("\n".join(tables), encoding="utf-8")
     for one in found["verdicts"]:
