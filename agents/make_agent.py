@@ -73,7 +73,7 @@ def _api_key(spec: AgentSpec) -> str:
         return key
     if not spec.base_url or spec.api_key_env != DEFAULT_KEY_ENV:
         raise UserError(
-            f"${spec.api_key_env} is not set; put the server's key there, or name a server of your own with base_url"
+            f"${spec.api_key_env} is not set; put the server's key there, or name a server with base_url (--base-url)"
         )
     return "none"
 
