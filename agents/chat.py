@@ -133,9 +133,10 @@ class ChatAgent:
             answer = self._ask(messages, request.key)
         except (_GarbledAnswerError, self._openai.APIError) as error:
             if getattr(error, "status_code", None) in _REFUSED:
+                path = "" if self._client.base_url.path.strip("/") else " (of most servers it ends in /v1)"
                 raise UserError(
-                    f"{self._client.base_url} refuses model {self.spec.model!r}: {_reason(error)}; check the address, "
-                    f"the model's name and the key in ${self.spec.api_key_env}"
+                    f"{self._client.base_url} refuses model {self.spec.model!r}: {_reason(error)}; check the address"
+                    f"{path}, the model's name and the key in ${self.spec.api_key_env}"
                 ) from error
             _LOG.warning("turn %d of %s: %s", request.key.turn, request.key.group_id, _reason(error))
             return TurnOutput("", 0, 0, error=_reason(error))

@@ -72,7 +72,9 @@ def _api_key(spec: AgentSpec) -> str:
     if key:
         return key
     if not spec.base_url or spec.api_key_env != DEFAULT_KEY_ENV:
-        raise UserError(f"${spec.api_key_env} is not set; put the server's key there, or name a server with base_url")
+        raise UserError(
+            f"${spec.api_key_env} is not set; put the server's key there, or name a server with base_url (--base-url)"
+        )
     return "none"
 
 

@@ -125,9 +125,26 @@ def _find(env_id: str) -> gym.envs.registration.EnvSpec:
                 "folder that holds it on PYTHONPATH"
             ) from error
     if name not in gym.registry:
+        if module:
+            if known := _ids_of(module):
+                raise unknown_name("environment", env_id, known)
+            raise UserError(
+                f"unknown environment '{env_id}'; module '{module}' registers none: call gym.register in it"
+            )
         ours = sorted(known for known in gym.registry if known.startswith("MemPO"))
         raise unknown_name("environment", env_id, ours, "One of your own is named package.module:EnvId-v0.")
     return gym.registry[name]
+
+
+def _ids_of(module: str) -> list[str]:
+    """What the package of a module has registered, as it is typed."""
+    package, found = module.partition(".")[0], []
+    for env_id, spec in gym.registry.items():
+        entry = spec.entry_point
+        home = entry.partition(":")[0] if isinstance(entry, str) else getattr(entry, "__module__", "")
+        if home.partition(".")[0] == package:
+            found.append(f"{module}:{env_id}")
+    return found
 
 
 def _open(parameters: Iterable[inspect.Parameter]) -> bool:

@@ -192,7 +192,14 @@ def test_no_server_is_an_error_and_a_refused_key_is_the_users(turn_request: Make
         with FakeChatServer(always(Reply("no such model", status))) as server, pytest.raises(UserError) as caught:
             agent(server).act([turn_request(i) for i in range(3)])
         assert "no such model" in str(caught.value)
+        assert "it ends in /v1" not in str(caught.value)
         assert "\n" not in str(caught.value)
+    with FakeChatServer(always(Reply("no such page", 404))) as server:
+        server.base_url = server.base_url.removesuffix("/v1")
+        lost = agent(server)
+        with pytest.raises(UserError) as caught:
+            lost.act([turn_request()])
+    assert "check the address (of most servers it ends in /v1), the model's name" in str(caught.value)
 
 
 def test_the_system_role_is_folded_where_the_server_refuses_it(turn_request: MakeRequest) -> None:

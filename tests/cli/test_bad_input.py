@@ -126,6 +126,8 @@ FLAGS = [
     ("train --algo mempo_env.algos.grpo:GroupRelative", "must set"),
     ("train --env no_such_package:Foo-v0", "there is no module 'no_such_package'"),
     ("train --env mempo_env:Foo-v0", "unknown environment 'mempo_env:Foo-v0'"),
+    ("play --env mempo_env:MemPO-Ledgr-v0", "did you mean 'mempo_env:MemPO-Ledger-v0'?"),
+    ("play --env collections:Foo-v0", "module 'collections' registers none: call gym.register in it"),
     ("train --env CartPole-v1", "a subclass of MemoryEnv hands"),
     ("play --env CartPole-v1", "a subclass of MemoryEnv hands"),
     # places
