@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from mempo_env.actions import Answer
 from mempo_env.agents.eval_pairs import paired, row_pairs, same_tasks, savings
 from mempo_env.agents.eval_rows import RowKey, row_of
-from mempo_env.agents.eval_tables import csv_text, evaluation_tables, markdown, pairs_table, savings_table
+from mempo_env.agents.eval_tables import csv_text, evaluation_tables, markdown, pairs_table, savings_table, sides_table
 from mempo_env.records import Episode, Goal, Task, Turn
 
 KEY = RowKey("a", "memory", "brief", 2)
@@ -105,6 +106,12 @@ def test_tables_hold_the_numbers_and_odd_names() -> None:
     against = paired(odd, [episode(1, 1.0)], RowKey("other", "memory", "brief", 1), [episode(1, 0.5)])
     assert "runs/[bold]a\\|b" in markdown(pairs_table([against]))
     assert "from other" in markdown(pairs_table([against]))
+    broken = row_of(RowKey("a\nb\\|c", "memory", "brief", 1), [episode(1)])
+    hostile = markdown(sides_table([broken])).splitlines()
+    assert hostile[-1].startswith("| 1 | a b\\\\\\|c | ")
+    assert markdown(evaluation_tables([broken])[0]).startswith("### a b")
+    formula = row_of(RowKey('=HYPERLINK("http://x")', "memory", "brief", 1), [episode(1)])
+    assert next(csv.DictReader(csv_text([formula]).splitlines()))["agent"] == '\'=HYPERLINK("http://x")'
     lines = csv_text([row, row_of(KEY, [])]).splitlines()
     header, first, second = (line.split(",") for line in lines)
     assert first[header.index("f1")] == "100.0"
