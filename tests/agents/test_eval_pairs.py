@@ -87,6 +87,15 @@ def test_savings_by_hand_measured_and_priced() -> None:
     assert measured[0].total_interval == (pytest.approx(0.5), pytest.approx(0.5))
     assert measured[0].bound == pytest.approx(1 - 2 / 3)
     assert measured[0].f1 == 50
+    several = savings(
+        {
+            MEMORY: [episode(n, 1.0, (cost,)) for n, cost in ((1, 10), (2, 40), (3, 90))],
+            HISTORY: [episode(n, 1.0, (100,)) for n in (1, 2, 3)],
+        }
+    )[0]
+    low, high = several.total_interval
+    assert low == pytest.approx(0.1), "the dearest task drawn three times"
+    assert low < several.total < high == pytest.approx(0.9)
     priced = savings({MEMORY: ours})[0]
     assert not priced.measured
     assert priced.total == pytest.approx(1 - 60 / 120)

@@ -403,3 +403,13 @@ def test_the_cache_keeps_its_budget_whatever_is_shared(
     sampler.sample([SampleRequest(prompt, (1, index)) for index, prompt in enumerate(prompts)], config)
     assert sum(rows for rows, _ in sizes) == len(prompts)
     assert all(rows == 1 or rows * width <= max_tokens for rows, width in sizes)
+
+
+def test_prompts_that_begin_alike_come_into_one_batch(tiny_model: Any, tiny_codec: ChatCodec) -> None:
+    """By length alone, the two tasks would be dealt out in turn and each batch would read both beginnings."""
+    beginnings = [tuple(range(70, 110)), tuple(range(150, 190))]
+    prompts = [(*beginnings[index % 2], *range(200, 201 + index)) for index in range(6)]
+    sampler = EmbeddedSampler(tiny_model, tiny_codec)
+    requests = [SampleRequest(prompt, (1, index)) for index, prompt in enumerate(prompts)]
+    batches = list(sampler._batches(requests, SamplingConfig(max_new_tokens=4, batch_size=3)))
+    assert sorted(map(sorted, batches)) == [[0, 2, 4], [1, 3, 5]]
