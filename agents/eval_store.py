@@ -174,6 +174,17 @@ def _merged(
     folder: Path, known: Mapping[str, Any], environment: Settings, agents: Mapping[str, Settings], plan: Settings
 ) -> dict[str, Any]:
     """The settings of this call on top of those of the folder, once they are found to agree."""
+    ours = versions()
+    begun = known.get("versions") or ours
+    changed = {name: version for name, version in ours.items() if begun.get(name) != version}
+    later = [*known.get("later_versions", [])]
+    if changed and changed not in later:
+        _LOG.warning(
+            "%s was begun with other versions (%s): its episodes may not be comparable; a new --out keeps them apart",
+            folder,
+            ", ".join(f"{name} {begun.get(name, '-')}, now {version}" for name, version in changed.items()),
+        )
+        later.append(changed)
     environment, agents, plan = (json.loads(json.dumps(part)) for part in (environment, agents, plan))
     if known:
         _refuse_other(folder, "environment", known["environment"], environment)
@@ -191,7 +202,8 @@ def _merged(
         "environment": environment,
         "agents": known.get("agents", {}) | agents,
         "plan": grown,
-        "versions": versions(),
+        "versions": begun,
+        "later_versions": later,
     }
 
 

@@ -213,7 +213,10 @@ def pairs_table(pairs: Sequence[Paired], title: str = "Differences over the same
 
 
 def csv_text(rows: Sequence[EvaluationRow]) -> str:
-    """All rows with all metrics; an interval is two columns, ``.._low`` and ``.._high``; what is not known is empty."""
+    """All rows with all metrics; an interval is two columns, ``.._low`` and ``.._high``; what is not known is empty.
+
+    A name that begins as a formula does (``=``, ``+``, ``-``, ``@``) gets an apostrophe before it.
+    """
     lines: list[dict[str, Any]] = []
     for row in rows:
         line: dict[str, Any] = {}
@@ -222,7 +225,7 @@ def csv_text(rows: Sequence[EvaluationRow]) -> str:
                 stem = name.removesuffix("_interval")
                 line |= {f"{stem}_low": value[0], f"{stem}_high": value[1]}
             else:
-                line[name] = value
+                line[name] = _no_formula(value) if isinstance(value, str) else value
         lines.append(line)
     names = list(dict.fromkeys(name for line in lines for name in line))
     file = io.StringIO(newline="")
@@ -241,11 +244,19 @@ def markdown(table: Table) -> str:
         *(_line(cells) for cells in zip(*columns, strict=True)),
     ]
     caption = " ".join(str(table.caption or "").split())
-    return f"### {table.title}\n\n" + "\n".join(lines) + (f"\n\n{caption}\n" if caption else "\n")
+    return (
+        f"### {' '.join(str(table.title).split())}\n\n" + "\n".join(lines) + (f"\n\n{caption}\n" if caption else "\n")
+    )
 
 
 def _line(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    """One line: a name with a line break, which a folder may have, would end the row."""
+    return "| " + " | ".join(" ".join(cell.split()).replace("\\", "\\\\").replace("|", "\\|") for cell in cells) + " |"
+
+
+def _no_formula(text: str) -> str:
+    """A name that a spreadsheet would run as a formula, marked as text as OWASP advises."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def _labels(keys: Sequence[RowKey]) -> list[str]:

@@ -91,7 +91,8 @@ class EmbeddedSampler:
         model: A causal LM of transformers, plain or under peft.
         codec: Of the same model: end-of-turn ids, and bytes of tokens to see where an action ends.
         tags: Tags of the outputs, of which some end an action.
-        max_tokens: Most tokens (rows x longest prompt and output) of a batch: bounds the cache's memory.
+        max_tokens: Most positions of a batch's cache (rows x longest prompt and output, shared prefixes included); a
+            longer single row is a batch of its own.
     """
 
     def __init__(
@@ -135,17 +136,18 @@ class EmbeddedSampler:
     def _batches(self, requests: Sequence[SampleRequest], config: SamplingConfig) -> Iterator[list[int]]:
         """Indices of rows to decode side by side, longest prompts first; those that begin alike stand together."""
         batch: list[int] = []
+        longest = 0
         order = sorted(range(len(requests)), key=lambda i: (-len(requests[i].prompt_ids), i))
         if len(requests) > config.batch_size:
             found = clusters([request.prompt_ids for request in requests])
             place = {index: (-cluster.shared, cluster.rows[0]) for cluster in found for index in cluster.rows}
             order.sort(key=place.__getitem__)
         for index in order:
-            if batch:
-                longest = len(requests[batch[0]].prompt_ids) + config.max_new_tokens
-                if len(batch) == config.batch_size or longest * (len(batch) + 1) > self.max_tokens:
-                    yield batch
-                    batch = []
+            own = len(requests[index].prompt_ids) + config.max_new_tokens
+            longest = max(longest, own)  # clusters come one after another, so the first row need not be the longest
+            if batch and (len(batch) == config.batch_size or longest * (len(batch) + 1) > self.max_tokens):
+                yield batch
+                batch, longest = [], own
             batch.append(index)
         if batch:
             yield batch
@@ -218,7 +220,7 @@ class EmbeddedSampler:
             longest shared prefix plus the longest rest; where there is no shared prefix, the longest prompt.
         """
         cache = new_cache(self.model.config)
-        starts, before = self._read_prefixes(prompts, cache, device)  # (B, P)
+        starts, before = self._read_prefixes(prompts, steps, cache, device)  # (B, P)
         rests = {prompt: prompt[start:] for prompt, start in zip(prompts, starts, strict=True)}
         distinct = {prompt: place for place, prompt in enumerate(rests)}
         width = max(map(len, rests.values()))
@@ -242,15 +244,21 @@ class EmbeddedSampler:
         return logits, cache, mask, last
 
     def _read_prefixes(
-        self, prompts: Sequence[tuple[int, ...]], cache: Cache, device: torch.device
+        self, prompts: Sequence[tuple[int, ...]], steps: int, cache: Cache, device: torch.device
     ) -> tuple[list[int], Tensor]:
-        """Reads what distinct prompts have in common, if that saves enough, into the cache of all rows.
+        """Reads what distinct prompts have in common into the cache of all rows, if that saves enough and fits.
+
+        Every row's cache is as wide as the longest prefix and the longest rest together, which may be of two rows.
 
         Returns:
             Ids read of each prompt, and the mask (B, P) of what the cache holds, 0 where a prefix is shorter.
         """
         rows = [TokenRow(prompt, (0,)) for prompt in dict.fromkeys(prompts)]
         found = shared_clusters(rows) if len(rows) > 1 and plain_cache(cache) else None
+        if found is not None:
+            rest = max(len(rows[index].prompt_ids) - cluster.shared for cluster in found for index in cluster.rows)
+            width = max(cluster.shared for cluster in found) + rest + steps
+            found = found if len(prompts) * width <= self.max_tokens else None
         if found is None:
             return [0] * len(prompts), torch.zeros((len(prompts), 0), dtype=torch.long)
         prefix = prefix_batch(rows, found, self.codec.pad_id, device)
@@ -261,8 +269,8 @@ class EmbeddedSampler:
         of_row = prefix.of_row[torch.tensor([place[prompt] for prompt in prompts], device=device)]  # (B,)
         cache.batch_select_indices(of_row)
         lengths = prefix.lengths[of_row]  # (B,)
-        steps = torch.arange(ids.shape[1], device=device)  # (P,)
-        return lengths.tolist(), (steps < lengths[:, None]).long().cpu()
+        places = torch.arange(ids.shape[1], device=device)  # (P,)
+        return lengths.tolist(), (places < lengths[:, None]).long().cpu()
 
     def _forward(self, ids: Tensor, mask: Tensor | None, positions: Tensor, cache: Cache) -> Tensor:
         out = self.model(

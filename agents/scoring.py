@@ -231,12 +231,18 @@ def can_share(model: nn.Module) -> bool:
 
     Dropout would be drawn once for all rows; checkpointing switches the cache off; a sliding window cuts a prefix.
     """
-    if model.training and any(isinstance(part, nn.Dropout) and part.p > 0 for part in model.modules()):
-        return False
     lm = causal_lm(model)
+    if model.training and any(_drops(part) for part in model.modules()):
+        return False
     if model.training and _checkpointing(lm):
         return False
     return plain_cache(DynamicCache(config=lm.config))
+
+
+def _drops(part: nn.Module) -> bool:
+    """Whether dropout acts in a module: one of its own, or a rate that attention hands to its kernel."""
+    rate = part.p if isinstance(part, nn.Dropout) else getattr(part, "attention_dropout", 0.0)
+    return isinstance(rate, int | float) and rate > 0
 
 
 def _checkpointing(lm: nn.Module) -> bool:

@@ -87,7 +87,7 @@ def env_settings(config: RunConfig) -> dict[str, Any]:
     options = parse_options(config.env_options)
     for name in options:
         if name in settings or name in ("goals", "split", "token_counter"):
-            raise UserError(f"--env-options {name}=..: {name} has a flag of its own; see mempo train --help")
+            raise UserError(f"--env-options {name}=..: {name} has a flag of its own, which --help lists")
         if known is not None and name not in known:
             free = sorted(known - set(settings) - _SET_ELSEWHERE)
             raise unknown_name(f"option of {config.env}", name, free)
@@ -130,6 +130,7 @@ def check_environments(config: RunConfig, *, training: bool = True) -> None:
             that does not answer.
     """
     get_context(config.context)
+    env_settings(config)  # first: who cannot search at all is not told to start a server
     check_retrieval(config.env_args.retrieval)
     warm = config.warm_start
     longest = {}

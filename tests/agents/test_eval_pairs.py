@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from mempo_env.actions import Answer
 from mempo_env.agents.eval_pairs import paired, row_pairs, same_tasks, savings
 from mempo_env.agents.eval_rows import RowKey, row_of
-from mempo_env.agents.eval_tables import csv_text, evaluation_tables, markdown, pairs_table, savings_table
+from mempo_env.agents.eval_tables import csv_text, evaluation_tables, markdown, pairs_table, savings_table, sides_table
 from mempo_env.records import Episode, Goal, Task, Turn
 
 KEY = RowKey("a", "memory", "brief", 2)
@@ -86,6 +87,15 @@ def test_savings_by_hand_measured_and_priced() -> None:
     assert measured[0].total_interval == (pytest.approx(0.5), pytest.approx(0.5))
     assert measured[0].bound == pytest.approx(1 - 2 / 3)
     assert measured[0].f1 == 50
+    several = savings(
+        {
+            MEMORY: [episode(n, 1.0, (cost,)) for n, cost in ((1, 10), (2, 40), (3, 90))],
+            HISTORY: [episode(n, 1.0, (100,)) for n in (1, 2, 3)],
+        }
+    )[0]
+    low, high = several.total_interval
+    assert low == pytest.approx(0.1), "the dearest task drawn three times"
+    assert low < several.total < high == pytest.approx(0.9)
     priced = savings({MEMORY: ours})[0]
     assert not priced.measured
     assert priced.total == pytest.approx(1 - 60 / 120)
@@ -105,6 +115,12 @@ def test_tables_hold_the_numbers_and_odd_names() -> None:
     against = paired(odd, [episode(1, 1.0)], RowKey("other", "memory", "brief", 1), [episode(1, 0.5)])
     assert "runs/[bold]a\\|b" in markdown(pairs_table([against]))
     assert "from other" in markdown(pairs_table([against]))
+    broken = row_of(RowKey("a\nb\\|c", "memory", "brief", 1), [episode(1)])
+    hostile = markdown(sides_table([broken])).splitlines()
+    assert hostile[-1].startswith("| 1 | a b\\\\\\|c | ")
+    assert markdown(evaluation_tables([broken])[0]).startswith("### a b")
+    formula = row_of(RowKey('=HYPERLINK("http://x")', "memory", "brief", 1), [episode(1)])
+    assert next(csv.DictReader(csv_text([formula]).splitlines()))["agent"] == '\'=HYPERLINK("http://x")'
     lines = csv_text([row, row_of(KEY, [])]).splitlines()
     header, first, second = (line.split(",") for line in lines)
     assert first[header.index("f1")] == "100.0"

@@ -53,6 +53,26 @@ def test_what_was_stored_is_read_back_by_row_in_the_order_of_the_tasks(tmp_path:
         assert store.done(RowKey("a", "history", "brief", 1)) == set()
 
 
+def test_going_on_with_other_versions_is_said_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def going_on_with(torch: str) -> Any:
+        monkeypatch.setattr("mempo_env.agents.eval_store.versions", lambda: {"python": "3.11", "torch": torch})
+        caplog.clear()
+        add(tmp_path / "eval", [episode(1)])
+        return json.loads((tmp_path / "eval" / "config.json").read_text())
+
+    assert going_on_with("1")["later_versions"] == []
+    assert not caplog.text
+    for _ in range(2):
+        found = going_on_with("2")
+        assert found["versions"] == {"python": "3.11", "torch": "1"}, "what the first episodes were played with"
+        assert found["later_versions"] == [{"torch": "2"}]
+    assert not caplog.text, "it is said once"
+    going_on_with("3")
+    assert "torch 1, now 3" in caplog.text
+
+
 def test_two_rows_never_share_a_file(tmp_path: Path) -> None:
     keys = [RowKey(name, "memory", "brief", 1) for name in ("a/b", "a b", "a-b", "ä")]
     for key in keys:

@@ -367,3 +367,49 @@ def test_what_prompts_share_is_read_once_and_changes_no_row(tiny_model: Any, sto
         for ours, theirs in zip(together, alone, strict=True):
             assert ours.output_ids == theirs.output_ids
             assert ours.logprobs == pytest.approx(theirs.logprobs, abs=1e-5)
+
+
+@pytest.mark.parametrize("batch_size", [3, 16])
+@pytest.mark.parametrize("max_tokens", [150, 250, 1000])
+def test_the_cache_keeps_its_budget_whatever_is_shared(
+    tiny_model: Any, tiny_codec: ChatCodec, batch_size: int, max_tokens: int
+) -> None:
+    """Long prefixes beside long rests, and short rows before long ones."""
+
+    def ids(start: int, n: int) -> tuple[int, ...]:
+        return tuple(range(70 + start, 70 + start + n))
+
+    shared = ids(0, 60)
+    prompts = [
+        (*shared, 300),
+        (*shared, 301),
+        (*shared, 302),
+        ids(100, 100),
+        ids(101, 100),
+        ids(5, 20),
+        (*ids(5, 19), 9),
+    ]
+    config = SamplingConfig(max_new_tokens=10, batch_size=batch_size)
+    sampler = EmbeddedSampler(tiny_model, tiny_codec, max_tokens=max_tokens)
+    sizes: list[tuple[int, int]] = []
+    prefill = sampler._prefill
+
+    def watched(*given: Any) -> Any:
+        found = prefill(*given)
+        sizes.append(tuple(found[2].shape))
+        return found
+
+    sampler._prefill = watched  # type: ignore[method-assign]
+    sampler.sample([SampleRequest(prompt, (1, index)) for index, prompt in enumerate(prompts)], config)
+    assert sum(rows for rows, _ in sizes) == len(prompts)
+    assert all(rows == 1 or rows * width <= max_tokens for rows, width in sizes)
+
+
+def test_prompts_that_begin_alike_come_into_one_batch(tiny_model: Any, tiny_codec: ChatCodec) -> None:
+    """By length alone, the two tasks would be dealt out in turn and each batch would read both beginnings."""
+    beginnings = [tuple(range(70, 110)), tuple(range(150, 190))]
+    prompts = [(*beginnings[index % 2], *range(200, 201 + index)) for index in range(6)]
+    sampler = EmbeddedSampler(tiny_model, tiny_codec)
+    requests = [SampleRequest(prompt, (1, index)) for index, prompt in enumerate(prompts)]
+    batches = list(sampler._batches(requests, SamplingConfig(max_new_tokens=4, batch_size=3)))
+    assert sorted(map(sorted, batches)) == [[0, 2, 4], [1, 3, 5]]

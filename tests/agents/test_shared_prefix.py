@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from mempo_env.agents.models import add_lora
 from mempo_env.agents.scoring import (
@@ -141,6 +142,32 @@ def test_a_little_in_common_is_not_worth_a_pass_of_its_own() -> None:
 
 def test_dropout_takes_the_plain_path(tiny_model: Any) -> None:
     model = add_lora(tiny_model, LoraSettings(rank=4, alpha=8, dropout=0.1), seed=0)
+    assert not can_share(model.train())
+    assert can_share(model.eval())
+
+
+def test_a_sliding_window_takes_the_plain_path() -> None:
+    config = MistralConfig(
+        vocab_size=300,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        sliding_window=None,
+    )
+    assert can_share(MistralForCausalLM(config))
+    config.sliding_window = 8
+    assert not can_share(MistralForCausalLM(config))
+
+
+def test_dropout_of_attention_weights_takes_the_plain_path() -> None:
+    config = LlamaConfig(
+        vocab_size=300, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
+    )
+    assert can_share(LlamaForCausalLM(config).train())
+    config.attention_dropout = 0.1
+    model = LlamaForCausalLM(config)
     assert not can_share(model.train())
     assert can_share(model.eval())
 

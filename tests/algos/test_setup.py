@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mempo_env.algos.config import EvalConfig, RunConfig, WarmStartConfig
+from mempo_env.algos.config import EnvSettings, EvalConfig, RunConfig, WarmStartConfig
 from mempo_env.algos.setup import check_environments
 from mempo_env.errors import UserError
 
@@ -27,6 +27,13 @@ def config(data: str, warm_start: WarmStartConfig) -> RunConfig:
 def test_a_warm_start_needs_gold_passages(without_gold: str) -> None:
     with pytest.raises(UserError, match=r"needs gold passages, .*use --warm-start.target none, or data with gold"):
         check_environments(config(without_gold, WarmStartConfig(goals=(1, 2))))
+
+
+def test_an_environment_without_search_is_not_told_to_start_a_server() -> None:
+    nowhere = EnvSettings(retrieval="http://127.0.0.1:1")
+    asked = RunConfig(env="MemPO-Ledger-v0", env_args=nowhere, eval=EvalConfig(goals=(2,)))
+    with pytest.raises(UserError, match=r"^MemPO-Ledger-v0 takes no retrieval; drop that setting$"):
+        check_environments(asked, training=False)
 
 
 def test_training_and_evaluation_do_not(without_gold: str) -> None:

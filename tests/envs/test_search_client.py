@@ -192,7 +192,7 @@ def test_the_whole_call_has_a_limit(raw_server: RawServers) -> None:
 @pytest.mark.parametrize("status", [301, 400, 401, 404, 405, 413, 422, 501])
 def test_a_refusal_is_not_asked_again(raw_server: RawServers, status: int) -> None:
     server = raw_server(lambda *_: http(status, b'{"detail":\n"no \x1b[31m such"}', "Location: http://example.org\r\n"))
-    searcher = client(server.url)
+    searcher = client(server.url, breaker_failures=1)
     with pytest.raises(SearchRefusedError, match=rf"status {status}: .*such") as caught:
         searcher.retrieve(["a"], 1)
     assert len(server.requests) == 1
