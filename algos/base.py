@@ -98,6 +98,7 @@ class Algorithm(ABC, Generic[C]):
         name: What checkpoints, flags and reports call it.
         config_class: Dataclass of its settings; the defaults are the published ones.
         source: Where it was published.
+        rewards_memory: Whether it needs memories to reward; a job refuses it where the environment stores none.
         critic_adapter: Adapter under which ``critic_loss`` runs forward and backward; None: the policy's own.
         micro_batch_tokens: Padded tokens of a forward pass of the algorithm's own; the updater sets it to its own.
     """
@@ -105,6 +106,7 @@ class Algorithm(ABC, Generic[C]):
     name: ClassVar[str]
     config_class: ClassVar[type]
     source: ClassVar[str]
+    rewards_memory: ClassVar[bool] = False
     critic_adapter: str | None = None
     micro_batch_tokens: int = 16384
 

@@ -65,6 +65,11 @@ def start_run(config: RunConfig, algorithm_config: Any, console: Console, proces
         UserError: Something in the input cannot be used; nothing was written.
     """
     algorithm = get_algorithm(config.algo)(algorithm_config)
+    if algorithm.rewards_memory and config.env_args.memory == "off":
+        raise UserError(
+            f"--algo {config.algo} rewards memories, and with --env-args.memory off none is stored; use --algo grpo, "
+            "or let memories be optional"
+        )
     choose_device(config.device)
     run = processes.first(lambda: check_new_folder(config))
     config = dataclasses.replace(config, out=str(run))

@@ -38,6 +38,7 @@ class MemPO(GroupRelative[MemPOConfig]):
     name = "mempo"
     config_class = MemPOConfig
     source = "Li et al., MemPO, arXiv 2603.00680"
+    rewards_memory = True
 
     def advantages(self, groups: Sequence[Group], scorer: MemoryScorer) -> Advantages:
         """A^T on every token, plus A^M on the tokens of the memory segment."""

@@ -30,7 +30,7 @@ from mempo_env.versions import versions
 SETTINGS: tuple[dict[str, Any], ...] = (
     {},
     {"memory": "optional", "budget": "paper", "format_penalty": 0.1, "outcome": "f1"},
-    {"memory": "off", "budget": {"memory_tokens": 8}, "instructions": "terse"},
+    {"memory": "off", "instructions": "terse"},
 )
 SHARES = 10  # seeds per environment and setting
 

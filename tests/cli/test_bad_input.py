@@ -128,6 +128,7 @@ FLAGS = [
     ("train --env mempo_env:Foo-v0", "unknown environment 'mempo_env:Foo-v0'"),
     ("play --env mempo_env:MemPO-Ledgr-v0", "did you mean 'mempo_env:MemPO-Ledger-v0'?"),
     ("play --env collections:Foo-v0", "module 'collections' registers none: call gym.register in it"),
+    ("train --algo mempo --env-args.memory off", "rewards memories"),
     ("train --env CartPole-v1", "a subclass of MemoryEnv hands"),
     ("play --env CartPole-v1", "a subclass of MemoryEnv hands"),
     # places
