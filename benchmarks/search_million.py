@@ -1,4 +1,4 @@
-"""An index over a million passages, built and served on this machine, and how fast it answers under load.
+"""An index over a million passages, built and served on the spot, and how fast it answers under load.
 
 The corpus is made on the spot and is the same for the same seed: words from a vocabulary with Zipf-Mandelbrot
 frequencies, as in natural text, so that queries meet posting lists of every length up to nearly all passages; titles
