@@ -31,6 +31,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from mempo_env.envs.searcher import ScoredPassage
 from mempo_env.records import Goal, Passage, Task
 from mempo_env.versions import versions
 
@@ -71,14 +72,14 @@ class StubSource:
         """The same question, ``goals`` times."""
         return Task((Goal(SETTING["question"], (SETTING["answer"],)),) * goals, id="stub")
 
-    def search(self, queries: Sequence[str], k: int) -> list[list[Passage]]:
+    def retrieve(self, queries: Sequence[str], topk: int) -> list[list[ScoredPassage]]:
         """One passage per query."""
         if self.delay:
             time.sleep(self.delay)
-        return [[_PASSAGE] for _ in queries]
+        return [[_HIT] for _ in queries]
 
 
-_PASSAGE = Passage("1", "Old Mill", PASSAGE)
+_HIT = ScoredPassage(Passage("1", "Old Mill", PASSAGE), 1.0)
 
 
 def stub_source(data: Sequence[str | Path], split: str, world: object) -> StubSource:

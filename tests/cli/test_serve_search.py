@@ -118,7 +118,10 @@ def test_the_documents_commands(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "retrieval.md").read_text(encoding="utf-8")
     lines = [line for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL) for line in block.splitlines() if line]
     port = str(free_port())
-    serve, *asks = [line.replace("8000", port) for line in lines]
+    serve, *others = [line.replace("8000", port) for line in lines]
+    asks = [
+        line for line in others if line.startswith("curl")
+    ]  # the rest trains and evaluates, for which see test_docs
     assert serve.startswith("mempo serve-search")
     assert len(asks) == 2
     (tmp_path / "corpus.jsonl").write_text(json.dumps({"id": "p1", "title": "Fox", "text": "The red fox runs."}))
