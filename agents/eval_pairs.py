@@ -17,6 +17,7 @@ from mempo_env.metrics import bootstrap_interval, bootstrap_ratio_interval
 from mempo_env.records import Episode
 
 from .eval_rows import HISTORY_TOKENS, RowKey, episode_metrics, finite
+from .history_cost import saving_bound
 
 COMPARED = ("f1", "em", "success", "total_tokens", "peak_tokens", "turns")
 """Metrics whose differences are shown."""
@@ -214,7 +215,6 @@ def _saving(
     """From (ours, history's) costs per task."""
     # The last turn's result is shown to nobody.
     calls = [sum(bool(turn.observation["tool_result"]) for turn in episode.turns) for episode in episodes]
-    shown_by_history = sum(c * (c + 1) / 2 for c in calls)
     shares = [_share(costs) for costs in (totals, peaks)]
     return Saving(
         key,
@@ -223,7 +223,7 @@ def _saving(
         _mean(calls),
         *shares[0],
         *shares[1],
-        bound=1 - sum(calls) / shown_by_history if shown_by_history else 0.0,
+        bound=saving_bound(calls),
         f1=_mean(f1),
         f1_interval=bootstrap_interval(f1),
     )

@@ -53,6 +53,16 @@ class HistoryCost:
         return 1 - self.memory_peak / self.history_peak
 
 
+def saving_bound(calls: Sequence[int]) -> float:
+    """Largest share of TT that can be saved, from the calls C of each episode; 0 where nobody called.
+
+    >>> round(saving_bound([5, 5]), 4), saving_bound([0])
+    (0.6667, 0.0)
+    """
+    shown_by_history = sum(c * (c + 1) / 2 for c in calls)
+    return 1 - sum(calls) / shown_by_history if shown_by_history else 0.0
+
+
 def history_cost(episodes: Sequence[Episode], tokens: Tokens, instructions: str = "") -> HistoryCost:
     """Prices episodes with memory and with full history.
 
@@ -74,7 +84,6 @@ def history_cost(episodes: Sequence[Episode], tokens: Tokens, instructions: str 
     history = [_history_costs(episode, tokens, instructions) for episode in episodes]
     # The last turn's result is shown to nobody.
     calls = [sum(bool(turn.observation["tool_result"]) for turn in episode.turns) for episode in episodes]
-    shown_by_history = sum(c * (c + 1) / 2 for c in calls)
     return HistoryCost(
         episodes=len(episodes),
         calls=sum(calls) / len(calls),
@@ -82,7 +91,7 @@ def history_cost(episodes: Sequence[Episode], tokens: Tokens, instructions: str 
         history_total=sum(map(sum, history)),
         memory_peak=sum(map(max, memory)),
         history_peak=sum(map(max, history)),
-        bound=1 - sum(calls) / shown_by_history if shown_by_history else 0.0,
+        bound=saving_bound(calls),
     )
 
 

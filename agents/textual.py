@@ -7,6 +7,7 @@ text that a policy would have been given under the same context strategy.
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
@@ -63,7 +64,7 @@ def count_text(tokens: Tokens, text: str) -> int:
     return len(tokens.encode_text(text)) if isinstance(tokens, ChatEncoder) else tokens.count(text)
 
 
-class TextAgent:
+class TextAgent(ABC):
     """Base of the agents that write text without a model.
 
     Args:
@@ -86,6 +87,6 @@ class TextAgent:
             outputs.append(TurnOutput(text, n_prompt, count_text(self.tokens, text)))
         return outputs
 
+    @abstractmethod
     def write(self, request: TurnRequest) -> str:
         """The whole output of one turn."""
-        raise NotImplementedError(f"{type(self).__name__} must define write(request)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 
@@ -11,6 +12,7 @@ from mempo_env.actions import Answer, FormatError, FormatErrorKind, ToolCall, pa
 from mempo_env.agents.base import SlotKey, TurnRequest
 from mempo_env.agents.rollout import group_specs, rollout
 from mempo_env.agents.scripted import PersonAgent, PersonLeft, RandomTextAgent
+from mempo_env.agents.scripted_expert import ScriptedExpert
 from mempo_env.agents.textual import TextAgent
 from mempo_env.envs.multi_goal import MultiGoalEnv
 from mempo_env.records import Goal, Task
@@ -45,9 +47,22 @@ def test_random_text_is_keyed_by_the_slot() -> None:
     assert first.text != second.text
 
 
-def test_an_agent_without_write_says_what_is_missing() -> None:
-    with pytest.raises(NotImplementedError, match=r"TextAgent must define write"):
-        TextAgent("x").act([request()])
+class Silent(TextAgent):
+    pass
+
+
+class Undecided(ScriptedExpert):
+    def remember(self, request: TurnRequest) -> list[str]:
+        return []
+
+    def answers(self, task: Task, memory: str) -> str:
+        return ""
+
+
+@pytest.mark.parametrize(("cls", "missing"), [(Silent, "write"), (Undecided, "decide")])
+def test_an_agent_that_lacks_a_method_cannot_be_made(cls: Any, missing: str) -> None:
+    with pytest.raises(TypeError, match=rf"abstract method '?{missing}"):
+        cls("brief")
 
 
 SEARCH_TOOLS = [tool.spec for tool in MultiGoalEnv().tools]
