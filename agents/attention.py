@@ -37,6 +37,8 @@ def single_query_attention(
     batch, heads, length, depth = query.shape
     plain = settings.get("position_bias") is None and not settings.get("dropout") and query.device.type == "cpu"
     if length != 1 or not plain or (attention_mask is not None and attention_mask.shape[1] != 1):
+        if query.device.type == "cpu" and key.stride(-1) != 1:
+            key = key.contiguous()  # as torch's fused kernel asks; our cache turns its keys for single queries
         found: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **settings)
         return found
     groups = key.shape[1]

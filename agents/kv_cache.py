@@ -35,14 +35,18 @@ def plain_cache(cache: Cache) -> bool:
 
 
 class GrowingLayer(DynamicLayer):  # type: ignore[misc]
-    """Keys and values in buffers with room to spare, where ``DynamicLayer`` copies everything at every token."""
+    """Keys and values in buffers with room to spare, where ``DynamicLayer`` copies everything at every token.
+
+    On a CPU the keys lie with positions last, as the product of a query with them reads memory: keys that lie like the
+    values are copied, whole, by each such product.
+    """
 
     keys: Tensor
     values: Tensor
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._key_buffer = self._value_buffer = Tensor()
+        self._key_buffer = self._value_buffer = Tensor()  # (B, H, room, D) each
         self._room = 0
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
@@ -53,20 +57,43 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         new = old + key_states.shape[-2]
         if new > self._room:
             self._room = new + max(_SPARE_POSITIONS, new // 4)
-            buffers = [_buffer(states, self._room) for states in (key_states, value_states)]
+            buffers = _key_buffer(key_states, self._room), _buffer(value_states, self._room)
             if old:
                 buffers[0][:, :, :old], buffers[1][:, :, :old] = self.keys, self.values
             self._key_buffer, self._value_buffer = buffers
         self._key_buffer[:, :, old:new], self._value_buffer[:, :, old:new] = key_states, value_states
-        self.keys, self.values = self._key_buffer[:, :, :new], self._value_buffer[:, :, :new]  # (B, H, T, D)
+        self._show(new)
+        if not old:
+            return key_states, value_states  # the same numbers, in the order that long queries are fastest with
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keeps the rows at ``indices``, which may repeat."""
-        super().batch_select_indices(indices)
-        self._room = 0  # what was selected is a copy: the buffers are of the old batch
+        if not (length := self.get_seq_length()):
+            return
+        # Whole rows, room included: that copies long runs of memory, and the next token finds its place.
+        turned = self._key_buffer.transpose(2, 3) if _on_cpu(self._key_buffer) else self._key_buffer
+        chosen = turned.index_select(0, indices)
+        self._key_buffer = chosen.transpose(2, 3) if _on_cpu(chosen) else chosen  # (B, H, room, D)
+        self._value_buffer = self._value_buffer.index_select(0, indices)  # (B, H, room, D)
+        self._show(length)
+
+    def _show(self, length: int) -> None:
+        self.keys = self._key_buffer[:, :, :length]  # (B, H, T, D)
+        self.values = self._value_buffer[:, :, :length]  # (B, H, T, D)
+
+
+def _on_cpu(states: Tensor) -> bool:
+    return states.device.type == "cpu"
 
 
 def _buffer(states: Tensor, room: int) -> Tensor:
     batch, heads, _, depth = states.shape
     return states.new_empty((batch, heads, room, depth))
+
+
+def _key_buffer(states: Tensor, room: int) -> Tensor:
+    if not _on_cpu(states):
+        return _buffer(states, room)
+    batch, heads, _, depth = states.shape
+    return states.new_empty((batch, heads, depth, room)).transpose(2, 3)  # (B, H, room, D)

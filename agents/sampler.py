@@ -12,13 +12,10 @@ Invariants:
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import Cache
@@ -28,6 +25,7 @@ from mempo_env.actions import OWN_TAGS, TagSet, action_end
 from .adapters import evaluation_mode
 from .attention import single_queries
 from .codec import ChatCodec
+from .drawing import choose, row_noise
 from .kv_cache import new_cache, plain_cache
 from .scoring import TokenRow, prefix_batch, shared_clusters
 from .settings import SamplingConfig
@@ -279,7 +277,9 @@ class EmbeddedSampler:
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
+            # An index, not a number: the slice a number takes is no matrix, and the product with it copies the head's
+            # weights once per row (340 MB for six rows of SmolLM2).
+            logits_to_keep=torch.tensor([ids.shape[1] - 1], device=ids.device),
         )
         last: Tensor = out.logits[:, -1]  # (b, V)
         return last
@@ -303,43 +303,3 @@ class EmbeddedSampler:
         if any(closer in data for closer in self._closers) and action_end(data, self._tags) is not None:
             return "action"
         return None
-
-
-def choose(logits: Tensor, noise: Tensor | None, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Draws one token per row by inverting the cumulative distribution.
-
-    Args:
-        logits: (B, V), any floating type; reduced in float32, accumulated in float64.
-        noise: (B,) float64 in [0, 1), or None to take the likeliest token.
-        temperature: Divides the logits; without effect where ``noise`` is None.
-
-    Returns:
-        (B,) ids and their (B,) float32 log-probabilities. A token of probability 0 is never chosen.
-    """
-    if noise is None:
-        logprobs = logits.float().log_softmax(-1)  # (B, V)
-        ids = logprobs.argmax(-1, keepdim=True)  # (B, 1)
-    else:
-        logprobs = (logits.float() / temperature).log_softmax(-1)  # (B, V)
-        cumulative = logprobs.exp().cumsum(-1, dtype=torch.float64)  # (B, V)
-        total = cumulative[:, -1:].contiguous()  # (B, 1), 1 up to rounding
-        # The first token whose cumulative value exceeds the target: one of probability 0 never does so first. A target
-        # that rounding lifted to the total would point past the end, so the last token that adds to it is the limit.
-        ids = torch.searchsorted(cumulative, noise[:, None] * total, right=True)  # (B, 1)
-        ids = torch.minimum(ids, torch.searchsorted(cumulative, total)).clamp(max=logits.shape[-1] - 1)
-    return ids.squeeze(-1), logprobs.gather(-1, ids).squeeze(-1)
-
-
-def row_noise(key_seed: tuple[int | str, ...], n: int) -> Tensor:
-    """The first ``n`` uniform numbers of a key's stream; a longer request begins with the same ones.
-
-    Args:
-        key_seed: Any tuple of whole numbers and strings.
-        n: How many.
-
-    Returns:
-        (n,) float64 in [0, 1).
-    """
-    digest = hashlib.blake2b(json.dumps(key_seed).encode(), digest_size=16).digest()
-    key = np.frombuffer(digest, dtype="<u8")  # Philox takes two 64-bit words
-    return torch.from_numpy(np.random.Generator(np.random.Philox(key=key)).random(n))

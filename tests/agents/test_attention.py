@@ -14,7 +14,8 @@ from mempo_env.agents.attention import NAME, single_queries, single_query_attent
 @pytest.mark.parametrize("kind", ["none", "bool", "added"])
 @pytest.mark.parametrize(("heads", "groups"), [(4, 4), (6, 2), (3, 1)])
 @pytest.mark.parametrize("length", [1, 5])
-def test_it_equals_sdpa(kind: str, heads: int, groups: int, length: int) -> None:
+@pytest.mark.parametrize("turned", [False, True])
+def test_it_equals_sdpa(kind: str, heads: int, groups: int, length: int, turned: bool) -> None:
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int) -> torch.Tensor:
@@ -25,7 +26,8 @@ def test_it_equals_sdpa(kind: str, heads: int, groups: int, length: int) -> None
     seen[..., 0] = True
     masks = {"none": None, "bool": seen, "added": torch.where(seen, 0.0, -torch.inf).double()}
     module = cast(nn.Module, SimpleNamespace(num_key_value_groups=heads // groups, is_causal=False))
-    found, _ = single_query_attention(module, query, key, value, masks[kind], scaling=0.3, dropout=0.0)
+    laid = key.transpose(2, 3).contiguous().transpose(2, 3) if turned else key  # the same numbers, positions last
+    found, _ = single_query_attention(module, query, laid, value, masks[kind], scaling=0.3, dropout=0.0)
     expected, _ = sdpa_attention_forward(module, query, key, value, masks[kind], scaling=0.3, dropout=0.0)
     assert found.shape == expected.shape == (3, length, heads, 8)
     assert float((found - expected).abs().max()) < 1e-12

@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import math
 import random
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,10 +16,13 @@ from torch import Tensor, nn
 from transformers import DynamicCache, Qwen2Config
 
 from mempo_env.actions import action_end
+from mempo_env.agents import sampler as sampler_module
+from mempo_env.agents.adapters import add_frozen_copy, use_adapter
 from mempo_env.agents.codec import ChatCodec
+from mempo_env.agents.drawing import choose, row_noise
 from mempo_env.agents.kv_cache import GrowingLayer, new_cache
 from mempo_env.agents.models import add_lora
-from mempo_env.agents.sampler import EmbeddedSampler, SampleRequest, choose, row_noise
+from mempo_env.agents.sampler import EmbeddedSampler, SampleRequest
 from mempo_env.agents.settings import SamplingConfig
 
 TEXTS = (
@@ -413,3 +417,70 @@ def test_prompts_that_begin_alike_come_into_one_batch(tiny_model: Any, tiny_code
     requests = [SampleRequest(prompt, (1, index)) for index, prompt in enumerate(prompts)]
     batches = list(sampler._batches(requests, SamplingConfig(max_new_tokens=4, batch_size=3)))
     assert sorted(map(sorted, batches)) == [[0, 2, 4], [1, 3, 5]]
+
+
+# The fast path against the plain one
+
+
+def plain_sample(
+    model: Any, codec: ChatCodec, requests: list[SampleRequest], config: SamplingConfig, patch: pytest.MonkeyPatch
+) -> Any:
+    """One row at a time, with transformers' own cache and attention: nothing shared, nothing turned."""
+    with patch.context() as plain:
+        plain.setattr(sampler_module, "new_cache", lambda config: DynamicCache(config=config))
+        plain.setattr(sampler_module, "single_queries", lambda model: nullcontext())
+        return [EmbeddedSampler(model, codec).sample([request], config)[0] for request in requests]
+
+
+@pytest.mark.parametrize("shared", [0, 40])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 2e-6)])
+def test_the_fast_path_equals_the_plain_one_across_updates_and_adapters(
+    tiny_model: Any,
+    stopping: ChatCodec,
+    shared: int,
+    dtype: torch.dtype,
+    tolerance: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    generator = torch.Generator().manual_seed(5)
+
+    def ids(n: int) -> tuple[int, ...]:
+        return tuple(torch.randint(70, 300, (n,), generator=generator).tolist())
+
+    beginning = ids(shared)
+    requests = [SampleRequest((*beginning, *ids(3 + 5 * (row % 3))), (2, row)) for row in range(12)]
+    config = SamplingConfig(max_new_tokens=90)  # beyond the cache's spare room, so that it grows on the way
+    model = add_lora(tiny_model).to(dtype)
+    add_frozen_copy(model, "policy", "other")
+    sampler, seen = EmbeddedSampler(model, stopping), []
+    for version, name in enumerate(("policy", "policy", "other", None, "policy")):
+        for key, parameter in model.named_parameters():
+            if "lora_B.policy" in key or ("lora_B.other" in key and not version):
+                nn.init.normal_(parameter, std=0.1, generator=generator)
+        sampler.update_weights(version)
+        with use_adapter(model, name):
+            fast = sampler.sample(requests, config)
+            plain = plain_sample(model, stopping, requests, config, monkeypatch)
+        assert [result.output_ids for result in fast] == [result.output_ids for result in plain]
+        assert [result.stop_reason for result in fast] == [result.stop_reason for result in plain]
+        for ours, theirs in zip(fast, plain, strict=True):
+            assert ours.logprobs == pytest.approx(theirs.logprobs, abs=tolerance)
+        seen.append(tuple(result.output_ids for result in fast))
+    assert len(set(seen)) == len(seen)
+
+
+def test_the_head_is_given_a_matrix(tiny_model: Any, tiny_codec: ChatCodec) -> None:
+    """Given a slice of the prompt's states, the product copies the head's weights once per row."""
+    whole: list[bool] = []
+    tiny_model.lm_head.register_forward_pre_hook(lambda _, args: whole.append(args[0].is_contiguous()))
+    EmbeddedSampler(tiny_model, tiny_codec).sample(make_requests(tiny_codec, 8), SamplingConfig(max_new_tokens=4))
+    assert whole == [True] * 4
+
+
+def test_keys_lie_as_a_single_query_reads_them() -> None:
+    (layer,) = new_cache(Qwen2Config(num_hidden_layers=1)).layers
+    for length in (7, 1, 200, 1):
+        layer.update(torch.rand(4, 2, length, 8), torch.rand(4, 2, length, 8))
+        layer.batch_select_indices(torch.tensor([3, 1, 1, 0]))
+        assert layer.keys.stride(-2) == 1  # type: ignore[union-attr]
+        assert layer.values.stride(-1) == 1  # type: ignore[union-attr]
