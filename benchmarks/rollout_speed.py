@@ -5,9 +5,12 @@ instructions and task are shared and memories differ. Turn by turn both sides sa
 temperature 1 with no other filter, and stop at the same strings.
 
     python benchmarks/rollout_speed.py --turns 4 --rounds 3 --threads 2 --out benchmarks/results/rollout_speed.json
+    python benchmarks/rollout_speed.py --quick
+
+``--quick`` takes the tiny float32 model, built in place, and few tokens: seconds, and the same record.
 
 Invariant: both sides get the same prompts in the same batches, with the same limit, from the same weights; tokens are
-counted the same way, up to and with the one that stopped a row.
+counted the same way, up to and with the one that stopped a row, and a row that is short without a reason is an error.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,21 +36,27 @@ from mempo_env.agents.rollout import EpisodeSpec, rollout
 from mempo_env.agents.sampler import EmbeddedSampler, SampleRequest
 from mempo_env.agents.scripted_expert import Flaws, make_expert
 from mempo_env.agents.settings import LoraSettings, SamplingConfig
+from mempo_env.agents.tiny import build_tiny
+from mempo_env.envs.closed_world import closed_world_vocabulary
 from mempo_env.envs.multi_goal import MultiGoalEnv
+from mempo_env.prompts import InstructionStyle
 from mempo_env.versions import versions
 
 GROUP = 16
 Prompts = list[tuple[int, ...]]
+Side = Callable[[LoraPolicy, list[Prompts], int], list[list[int]]]
+_FULL = {"model": "smollm2", "dtype": "bfloat16", "goals": 4, "budget": "paper", "turns": 4, "limit": 150, "rounds": 3}
+_QUICK = {"model": "tiny", "dtype": "float32", "goals": 2, "budget": "brief", "turns": 2, "limit": 24, "rounds": 1}
 
 
-def contexts(policy: LoraPolicy, goals: int, budget: str) -> list[Prompts]:
+def contexts(policy: LoraPolicy, goals: int, budget: str, instructions: InstructionStyle) -> list[Prompts]:
     """Per turn the prompts of the episodes that are still running."""
     counter = CodecTokenCounter(policy.codec)
 
     def make() -> MultiGoalEnv:
-        return MultiGoalEnv(goals=goals, budget=budget, token_counter=counter)
+        return MultiGoalEnv(goals=goals, budget=budget, token_counter=counter, instructions=instructions)
 
-    expert = make_expert(make(), flaws=Flaws(forget=0.3), memory_counter=counter)
+    expert = make_expert(make(), flaws=Flaws(forget=0.3, garble=0.3, bloat=0.5), memory_counter=counter)
     taken: dict[int, Prompts] = {}
 
     class Recorder:
@@ -61,21 +71,22 @@ def contexts(policy: LoraPolicy, goals: int, budget: str) -> list[Prompts]:
     return [taken[turn] for turn in sorted(taken)]
 
 
-def ours(policy: LoraPolicy, turns: list[Prompts], limit: int) -> int:
-    """Samples all turns with the embedded sampler; returns output tokens."""
+def ours(policy: LoraPolicy, turns: list[Prompts], limit: int) -> list[list[int]]:
+    """Samples all turns with the embedded sampler; returns the outputs, the token that stopped a row included."""
     sampler = EmbeddedSampler(policy.model, policy.codec)
     config = SamplingConfig(max_new_tokens=limit, batch_size=GROUP)
-    total = 0
+    found = []
     for turn, prompts in enumerate(turns):
         requests = [SampleRequest(prompt, (0, turn, index)) for index, prompt in enumerate(prompts)]
-        total += sum(len(result.output_ids) for result in sampler.sample(requests, config))
-    return total
+        found += [list(result.output_ids) for result in sampler.sample(requests, config)]
+    return found
 
 
-def theirs(policy: LoraPolicy, turns: list[Prompts], limit: int) -> int:
-    """The same with ``generate``."""
-    model, tokenizer, total = policy.model, policy.codec.tokenizer, 0
+def theirs(policy: LoraPolicy, turns: list[Prompts], limit: int) -> list[list[int]]:
+    """The same with ``generate``, whose rows go on as padding when they have stopped."""
+    model, tokenizer = policy.model, policy.codec.tokenizer
     ends = list(policy.codec.eos_ids)
+    outputs = []
     for turn, prompts in enumerate(turns):
         torch.manual_seed(turn)
         width = max(map(len, prompts))
@@ -91,55 +102,97 @@ def theirs(policy: LoraPolicy, turns: list[Prompts], limit: int) -> int:
                 tokenizer=tokenizer,
             )[:, width:]  # fmt: skip
         for row in found.tolist():
-            stopped = next((n for n, token in enumerate(row) if token in ends or token == policy.codec.pad_id), None)
-            total += len(row) if stopped is None else stopped + 1
-    return total
+            stopped = next((n for n, token in enumerate(row) if token in ends), None)
+            while stopped is None and row and row[-1] == policy.codec.pad_id:
+                row.pop()
+            outputs.append(row if stopped is None else row[: stopped + 1])
+    return outputs
 
 
-def main() -> None:
-    """Parses, measures, writes."""
+def checked(policy: LoraPolicy, outputs: list[list[int]], turns: list[Prompts], limit: int) -> dict[str, int]:
+    """Counts a side's outputs.
+
+    Raises:
+        RuntimeError: They are not one per prompt, or a row is empty, too long, or short without a reason.
+    """
+    if len(outputs) != sum(map(len, turns)):
+        raise RuntimeError(f"{len(outputs)} outputs for {sum(map(len, turns))} prompts")
+    closers = tuple(closer.encode() for closer in ACTION_CLOSERS)
+    for row in outputs:
+        ended = bool(row) and (
+            row[-1] in policy.codec.eos_ids
+            or any(closer in b"".join(policy.codec.token_bytes(row)) for closer in closers)
+        )
+        if not 0 < len(row) <= limit or (len(row) < limit and not ended):
+            raise RuntimeError(f"a row of {len(row)} tokens, limit {limit}, has no reason to end there")
+    return {"tokens": sum(map(len, outputs)), "rows": len(outputs), "at_limit": sum(len(r) == limit for r in outputs)}
+
+
+def make_policy(name: str, dtype: str) -> LoraPolicy:
+    """SmolLM2 or another model, or the tiny one, with LoRA of rank 16 on every linear layer."""
+    if name == "tiny":
+        model, tokenizer = build_tiny(0, closed_world_vocabulary())
+    else:
+        model, tokenizer = load_model(name, dtype=dtype)
+    lora = add_lora(model, LoraSettings(rank=16, alpha=32), seed=0).eval()
+    return LoraPolicy(lora, make_codec(lora, tokenizer), get_context("memory"))
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Parses, measures, writes; returns the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="smollm2")
-    parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--goals", type=int, default=4)
-    parser.add_argument("--budget", default="paper")
-    parser.add_argument("--turns", type=int, default=4, help="how many of the episode's turns")
-    parser.add_argument("--limit", type=int, default=150, help="longest output")
-    parser.add_argument("--rounds", type=int, default=3)
+    for name, value in _FULL.items():
+        parser.add_argument(f"--{name}", type=type(value), default=None, help=f"{value}; quick: {_QUICK[name]}")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--quick", action="store_true")
     parser.add_argument("--out", type=Path)
-    flags = parser.parse_args()
+    flags = parser.parse_args(argv)
+    for name, value in (_QUICK if flags.quick else _FULL).items():
+        if getattr(flags, name) is None:
+            setattr(flags, name, value)
     torch.set_num_threads(flags.threads)
-    model, tokenizer = load_model(flags.model, dtype=flags.dtype)
-    model = add_lora(model, LoraSettings(rank=16, alpha=32), seed=0).eval()
-    policy = LoraPolicy(model, make_codec(model, tokenizer), get_context("memory"))
-    turns = contexts(policy, flags.goals, flags.budget)
-    chosen = [turns[round(n * (len(turns) - 1) / max(1, flags.turns - 1))] for n in range(min(flags.turns, len(turns)))]
-    sides = {"ours": ours, "generate": theirs}
+    policy = make_policy(flags.model, flags.dtype)
+    turns = contexts(policy, flags.goals, flags.budget, "terse" if flags.model == "tiny" else "full")
+    count = min(flags.turns, len(turns))
+    chosen = [turns[round(n * (len(turns) - 1) / max(1, count - 1))] for n in range(count)]
+    sides: dict[str, Side] = {"ours": ours, "generate": theirs}
     rates: dict[str, list[float]] = {name: [] for name in sides}
+    cpu_rates: dict[str, list[float]] = {name: [] for name in sides}
+    counts: dict[str, dict[str, int]] = {}
+    load = os.getloadavg()[0]
     for side in sides.values():
         side(policy, chosen[:1], 4)  # what happens once
     for _ in range(flags.rounds):
         for name, side in sides.items():
-            started = time.perf_counter()
-            tokens = side(policy, chosen, flags.limit)
-            rates[name].append(tokens / (time.perf_counter() - started))
-            sys.stderr.write(f"{name}: {tokens} tokens, {rates[name][-1]:.1f} tokens/s\n")
+            started, cpu_started = time.perf_counter(), time.process_time()
+            outputs = side(policy, chosen, flags.limit)
+            seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
+            counts[name] = checked(policy, outputs, chosen, flags.limit)
+            rates[name].append(counts[name]["tokens"] / seconds)
+            cpu_rates[name].append(counts[name]["tokens"] / cpu_seconds)
+            sys.stderr.write(f"{name}: {counts[name]['tokens']} tokens, {rates[name][-1]:.1f} tokens/s\n")
     medians = {name: statistics.median(found) for name, found in rates.items()}
+    cpu_medians = {name: statistics.median(found) for name, found in cpu_rates.items()}
     result = {
-        "prompt_tokens": [[min(map(len, turn)), max(map(len, turn)), len(turn)] for turn in chosen],
+        "settings": {name: getattr(flags, name) for name in (*_FULL, "threads")},
+        # Shortest, longest, rows, distinct ones.
+        "prompt_tokens": [[min(map(len, turn)), max(map(len, turn)), len(turn), len(set(turn))] for turn in chosen],
+        "outputs": counts,
         "tokens_per_second": rates,
+        "tokens_per_cpu_second": cpu_rates,
         "median": medians,
         "ratio": medians["ours"] / medians["generate"],
-        "command": " ".join(sys.argv),
+        "ratio_cpu": cpu_medians["ours"] / cpu_medians["generate"],
+        "command": " ".join(["benchmarks/rollout_speed.py", *(sys.argv[1:] if argv is None else argv)]),
         "versions": versions(),
-        "load_before": os.getloadavg()[0],
+        "load_before": load,
     }
     text = json.dumps(result, indent=2)
     if flags.out:
         flags.out.parent.mkdir(parents=True, exist_ok=True)
         flags.out.write_text(text + "\n", encoding="utf-8")
     sys.stdout.write(text + "\n")
+    return result
 
 
 if __name__ == "__main__":
