@@ -7,7 +7,9 @@
 Each part is a script of its own in a process of its own, in its quick form. What is compared are ratios to an anchor
 that is measured in the same minutes on the same machine (TRL, ``generate``, a GRPO step, ``import gymnasium``, a fixed
 piece of plain Python), never seconds: machines differ, and what else a machine does meets both. A ratio may be worse
-than the stored one by its tolerance; one that is better by more than that is told, so that it can be stored.
+than the stored one by its tolerance. A part with one that is worse is run once more, and of each ratio the better of
+the two counts: what else a machine does makes a ratio worse at times, what was broken makes it worse both times. One
+that is better by more than its tolerance is told, so that it can be stored.
 
 Invariant: a part that fails is a line of the table and exit code 1; it is never left out, and never stored.
 """
@@ -32,7 +34,6 @@ from rich.table import Table
 from mempo_env.errors import UserError
 
 STORED = RESULTS / "quick.json"
-YARDSTICK = "test_yardstick_of_plain_python"
 Ratios = dict[str, float]
 
 
@@ -76,14 +77,15 @@ def _startup(result: dict[str, Any]) -> Ratios:
 
 
 def _suites(result: dict[str, Any]) -> Ratios:
-    least = {bench["name"]: bench["stats"]["min"] for bench in result["benchmarks"]}
-    anchor = least.pop(YARDSTICK)
-    return {f"{name}: CPU against the yardstick": value / anchor for name, value in least.items()}
+    return {
+        f"{bench['name']}: CPU against the yardstick": bench["stats"]["min"] / bench["extra_info"]["yardstick_s"]
+        for bench in result["benchmarks"]
+    }
 
 
 _PYTEST = (
     *("-m", "pytest", "-q", "benchmarks", "--benchmark-enable", "--benchmark-only", "--benchmark-json={out}"),
-    *("--benchmark-max-time=0.3", "--benchmark-min-rounds=3", "--benchmark-timer=time.process_time"),
+    *("--benchmark-max-time=0.3", "--benchmark-min-rounds=5", "--benchmark-timer=time.process_time"),
     *("-p", "no:cacheprovider"),
 )
 PARTS = {
@@ -177,6 +179,20 @@ def _last_words(text: str) -> str:
     return (named or said or ["without a word"])[-1][:160]
 
 
+def measured(part: Part, stored: Ratios) -> Ratios | str:
+    """The ratios of a part; where one is worse than stored beyond its tolerance, the better ones of two runs."""
+    found = run(part)
+    if isinstance(found, str):
+        return found
+    if all(verdict(now, stored.get(name), part.better, part.tolerance) != "worse" for name, now in found.items()):
+        return found
+    again = run(part)
+    if isinstance(again, str):
+        return again
+    best = max if part.better == "more" else min
+    return {name: best(now, again.get(name, now)) for name, now in found.items()}
+
+
 def table(lines: Sequence[Line], parts: Mapping[str, Part], seconds: Mapping[str, float]) -> Table:
     """The lines for a terminal."""
     shown = Table(title=f"Ratios, {sum(seconds.values()):.0f} s by the clock", title_justify="left")
@@ -213,6 +229,7 @@ def main() -> None:
     parser.add_argument("--store", action="store_true", help=f"rewrite {STORED.relative_to(ROOT).as_posix()}")
     flags = parser.parse_args()
     console, record = Console(), facts()
+    stored = read(STORED)["ratios"] if STORED.exists() else {}
     if not console.is_terminal:
         console = Console(width=140)  # a log has no width of its own
     found: dict[str, Ratios | str] = {}
@@ -220,9 +237,8 @@ def main() -> None:
     for name in flags.only:
         console.print(f"{name} ..", highlight=False)
         begun = time.perf_counter()
-        found[name] = run(PARTS[name])
+        found[name] = measured(PARTS[name], stored.get(name, {}))
         seconds[name] = time.perf_counter() - begun
-    stored = read(STORED)["ratios"] if STORED.exists() else {}
     lines = compare(found, stored, PARTS)
     console.print(table(lines, PARTS, seconds))
     for sentence in what_next(lines):

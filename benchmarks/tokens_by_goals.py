@@ -147,17 +147,25 @@ def main() -> None:
     else:
         sys.stderr.write(f"{flags.data} is not there: HotpotQA is left out\n")
     result |= {"budget": "paper", "agent": "expert", "rows": [], "growth": []}
-    for world, preset in worlds.items():
-        for counter in (name for name in COUNTERS[world] if name in (flags.counters or COUNTERS[world])):
-            for style in ("full", "terse"):
-                asked = dataclasses.replace(preset.env_args, instructions=style)
-                rows = play(dataclasses.replace(preset, env_args=asked), counter, flags.episodes)
-                where = {"world": world, "counter": counter, "instructions": style}
-                result["rows"] += [where | row for row in rows]
-                for context in CONTEXTS:
-                    of = {row["goals"]: row for row in rows if row["context"] == context}
-                    result["growth"].append(where | growth(of, context))
-                sys.stderr.write(f"{where}: {result['growth'][-2]}\n")
+    cells = [
+        (world, preset, counter, style)
+        for world, preset in worlds.items()
+        for counter in COUNTERS[world]
+        for style in ("full", "terse")
+        if counter in (flags.counters or COUNTERS[world])
+    ]
+    for world, preset, counter, style in cells:
+        asked = dataclasses.replace(preset.env_args, instructions=style)
+        try:
+            rows = play(dataclasses.replace(preset, env_args=asked), counter, flags.episodes)
+        except UserError as error:
+            parser.error(str(error))
+        where = {"world": world, "counter": counter, "instructions": style}
+        result["rows"] += [where | row for row in rows]
+        for context in CONTEXTS:
+            of = {row["goals"]: row for row in rows if row["context"] == context}
+            result["growth"].append(where | growth(of, context))
+        sys.stderr.write(f"{where}: {result['growth'][-2]}\n")
     result["cpu_seconds"] = round(time.process_time() - begun, 1)
     write(result, flags.out)
 
