@@ -107,7 +107,10 @@ def test_the_real_parts_read_what_their_scripts_write() -> None:
     assert list(read["learner"]({"speed_ratio": 2.0}).values()) == [2.0]
     assert list(read["rollout"]({"ratio": 3.0}).values()) == [3.0]
     shares = {"grpo": {"cpu": 1.0}, "mempo, joint": {"cpu": 1.05, "wall": 2.0}}
-    assert read["shares"]({"step_against_grpo": shares}) == {"step of mempo, joint: CPU against GRPO": 1.05}
+    assert read["shares"]({"step_against_grpo": shares, "scoring_share": {"mempo, joint": {"cpu": 0.04}}}) == {
+        "step of mempo, joint: CPU against GRPO": 1.05,
+        "Q(m) of mempo, joint: share of the step's CPU": 0.04,
+    }
     seconds = {"import gymnasium": 0.2, "import mempo_env": 0.3, "mempo --help": 0.4, "gym.make + reset": 0.8}
     result = {"seconds": {name: {"cpu": {"all": [value + 1, value]}} for name, value in seconds.items()}}
     assert list(read["startup"](result).values()) == pytest.approx([1.5, 2.0, 4.0])
