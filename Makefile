@@ -60,8 +60,8 @@ format: $(STAMP) ## put the code into its form, with the lint fixes that are saf
 	$(BIN)/python -m ruff check --fix --exit-zero .
 	$(BIN)/python -m ruff format .
 
-bench: $(STAMP) ## the benchmarks; results go to .benchmarks/
-	$(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-only --benchmark-autosave
+bench: $(STAMP) ## the quick benchmarks, their ratios against the stored ones (minutes)
+	$(BIN)/python benchmarks/quick.py
 
 clean: ## remove caches and build leftovers
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
