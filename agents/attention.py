@@ -15,6 +15,8 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 
+from .prefix_attention import NAME as PACKED
+
 NAME = "sdpa_single_query"
 
 
@@ -64,7 +66,7 @@ def single_queries(model: nn.Module) -> Iterator[None]:
     """Has a model that uses ``sdpa`` take this attention for a while; others are left as they are."""
     config: Any = model.config
     before = config._attn_implementation
-    if before != "sdpa":
+    if before not in ("sdpa", PACKED):
         yield
         return
     config._attn_implementation = NAME

@@ -27,7 +27,7 @@ from .attention import single_queries
 from .codec import ChatCodec
 from .drawing import choose, row_noise
 from .kv_cache import new_cache, plain_cache
-from .scoring import TokenRow, prefix_batch, shared_clusters
+from .row_batches import TokenRow, prefix_batch, shared_clusters
 from .settings import SamplingConfig
 from .shared_prefix import clusters
 

@@ -25,7 +25,7 @@ from mempo_env.errors import UserError
 from mempo_env.records import Episode, Group
 
 from ..agents.policy import LoraPolicy
-from ..agents.scoring import RowBatch
+from ..agents.row_batches import RowBatch
 from . import ALGORITHMS
 from .losses import token_weights
 

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from ..agents.policy import LoraPolicy
-from ..agents.scoring import RowBatch, TokenRow, can_share, collate, micro_batches, output_states, per_token
+from ..agents.row_batches import RowBatch, TokenRow, collate, micro_batches
+from ..agents.scoring import can_share, output_states, per_token
 
 
 class Critic:

@@ -21,7 +21,8 @@ from mempo_env.records import Episode
 from ..agents.base import SlotKey, TurnRequest
 from ..agents.contexts import said_in
 from ..agents.policy import LoraPolicy
-from ..agents.scoring import TokenRow, collate, micro_batches, output_logprobs
+from ..agents.row_batches import TokenRow, collate, micro_batches
+from ..agents.scoring import output_logprobs
 from .losses import cross_entropy
 from .optim import Optimizer
 

@@ -28,7 +28,8 @@ from mempo_env.tools import escape_tags
 from ..agents.base import SlotKey, TurnRequest
 from ..agents.contexts import ContextStrategy, HistoryContext, MemoryContext
 from ..agents.policy import LoraPolicy
-from ..agents.scoring import TokenRow, score_rows
+from ..agents.row_batches import TokenRow
+from ..agents.scoring import score_rows
 from .frozen_reference import FrozenReference
 from .processes import ALONE, Processes
 

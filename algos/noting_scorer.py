@@ -23,7 +23,7 @@ from torch import Tensor
 from mempo_env.actions import encode_text
 from mempo_env.records import Episode, Goal, Task, Turn
 
-from ..agents.scoring import TokenRow
+from ..agents.row_batches import TokenRow
 from .memory_reward import AnswerScorer
 
 QUALITY, GOAL_QUALITY = "quality", "goal_quality"

@@ -37,7 +37,8 @@ from torch import Tensor, nn
 from mempo_env.records import Group
 
 from ..agents.policy import LoraPolicy
-from ..agents.scoring import TokenRow, score_rows
+from ..agents.row_batches import TokenRow
+from ..agents.scoring import score_rows
 from .base import Advantages, Algorithm, MemoryScorer, TokenBatch, TurnKey
 from .critic import Critic
 from .gae import clipped_value_loss, explained_variance, gae, turn_rewards, whiten

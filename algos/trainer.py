@@ -26,7 +26,8 @@ from mempo_env.records import Group, Observation
 from ..agents.adapters import seeded
 from ..agents.policy import LoraPolicy
 from ..agents.rollout import EnvPool, EpisodeSpec, as_groups, rollout
-from ..agents.scoring import TokenRow, score_rows
+from ..agents.row_batches import TokenRow
+from ..agents.scoring import score_rows
 from .base import Advantages, Algorithm, MemoryScorer
 from .guards import NonFiniteError, write_failure_row
 from .metrics import advantage_metrics, rollout_metrics

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mempo_env.records import Group, Turn
 
-from ..agents.scoring import TokenRow
+from ..agents.row_batches import TokenRow
 from .base import Advantages, TurnKey
 from .losses import token_weights
 

@@ -21,7 +21,8 @@ from torch import Tensor
 from mempo_env.records import Group
 
 from ..agents.policy import LoraPolicy
-from ..agents.scoring import can_share, collate, micro_batches, output_logprobs, score_rows
+from ..agents.row_batches import collate, micro_batches
+from ..agents.scoring import can_share, output_logprobs, score_rows
 from .base import Advantages, Algorithm, TokenBatch, TurnKey
 from .guards import NonFiniteError, check_finite, gradient_norm, row_to_blame
 from .losses import kl_k3

@@ -22,7 +22,7 @@ from ..agents.adapters import seeded
 from ..agents.codec import CodecTokenCounter
 from ..agents.policy import LoraPolicy
 from ..agents.rollout import EnvPool, EpisodeSpec, rollout
-from ..agents.scoring import TokenRow
+from ..agents.row_batches import TokenRow
 from ..agents.scripted_expert import Flaws, make_expert
 from .config import RunConfig, WarmStartConfig
 from .imitation import ImitationStep, demonstration_rows, imitate, imitation_batches

@@ -10,15 +10,8 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from mempo_env.agents.models import add_lora
-from mempo_env.agents.scoring import (
-    TokenRow,
-    can_share,
-    collate,
-    micro_batches,
-    output_logprobs,
-    score_rows,
-    shared_clusters,
-)
+from mempo_env.agents.row_batches import TokenRow, collate, micro_batches, shared_clusters
+from mempo_env.agents.scoring import can_share, causal_lm, output_logprobs, score_rows
 from mempo_env.agents.settings import LoraSettings
 from mempo_env.agents.shared_prefix import Cluster, clusters, saved_tokens
 
@@ -173,9 +166,36 @@ def test_dropout_of_attention_weights_takes_the_plain_path() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable")
-def test_checkpointing_takes_the_plain_path(tiny_model: Any) -> None:
-    model = add_lora(tiny_model, LoraSettings(rank=4, alpha=8), seed=0)
-    assert can_share(model.train())
-    model.get_base_model().gradient_checkpointing_enable()  # type: ignore[operator]
-    assert not can_share(model.train())
-    assert can_share(model.eval())
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointing_changes_nothing(trained_model: nn.Module, reentrant: bool) -> None:
+    rows, lm = example_rows(), causal_lm(trained_model)
+    expected, _, gradients = loss_and_gradients(trained_model.train(), rows, share=True)
+    lm.gradient_checkpointing_enable({"use_reentrant": reentrant})  # type: ignore[operator]
+    lm.enable_input_require_grads()  # type: ignore[operator]
+    assert can_share(trained_model)
+    found, _, recomputed = loss_and_gradients(trained_model, rows, share=True)
+    assert torch.equal(expected, found)
+    assert len(recomputed) == len(gradients) > 0
+    for ours, theirs in zip(recomputed, gradients, strict=True):
+        assert float((ours - theirs).abs().max()) < 1e-12 * max(1.0, float(theirs.abs().max()))
+
+
+@pytest.mark.filterwarnings("ignore:.*gradient_checkpointing_enable")
+def test_checkpointing_under_other_attention_takes_the_plain_path(trained_model: nn.Module) -> None:
+    causal_lm(trained_model).config._attn_implementation = "eager"  # type: ignore[union-attr]
+    assert can_share(trained_model.train())
+    causal_lm(trained_model).gradient_checkpointing_enable()  # type: ignore[operator]
+    assert not can_share(trained_model)
+    assert can_share(trained_model.eval())
+
+
+def test_other_attention_reads_suffixes_after_a_cache(trained_model: nn.Module) -> None:
+    rows = example_rows()
+    packed, _, gradients = loss_and_gradients(trained_model.train(), rows, share=True)
+    causal_lm(trained_model).config._attn_implementation = "eager"  # type: ignore[union-attr]
+    cached, _, others = loss_and_gradients(trained_model, rows, share=True)
+    assert causal_lm(trained_model).config._attn_implementation == "eager"  # type: ignore[union-attr]
+    assert not torch.equal(packed, cached)  # two ways, or nothing was compared
+    assert float((packed - cached).abs().max()) < 1e-5
+    for ours, theirs in zip(gradients, others, strict=True):
+        assert float((ours - theirs).abs().max()) < 1e-5 * max(1.0, float(theirs.abs().max()))

@@ -17,7 +17,8 @@ from mempo_env.agents.expert import ExpertAgent
 from mempo_env.agents.models import add_lora, make_codec
 from mempo_env.agents.policy import LoraPolicy
 from mempo_env.agents.rollout import as_groups, group_specs, rollout
-from mempo_env.agents.scoring import TokenRow, score_rows
+from mempo_env.agents.row_batches import TokenRow
+from mempo_env.agents.scoring import score_rows
 from mempo_env.agents.scripted_expert import Flaws
 from mempo_env.agents.settings import LoraSettings, SamplingConfig, TinyConfig
 from mempo_env.agents.tiny import build_tiny

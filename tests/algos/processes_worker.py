@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor
 from mempo_env.agents.models import add_lora
 from mempo_env.agents.policy import LoraPolicy
 from mempo_env.agents.rollout import EnvPool
-from mempo_env.agents.scoring import TokenRow, collate
+from mempo_env.agents.row_batches import TokenRow, collate
 from mempo_env.agents.settings import LoraSettings
 from mempo_env.algos.algorithm_config import GRPOConfig, MemPOConfig
 from mempo_env.algos.config import OptimConfig

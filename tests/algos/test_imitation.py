@@ -16,7 +16,7 @@ from mempo_env.agents.contexts import get_context
 from mempo_env.agents.expert import ExpertAgent
 from mempo_env.agents.policy import LoraPolicy
 from mempo_env.agents.rollout import group_specs, rollout
-from mempo_env.agents.scoring import TokenRow
+from mempo_env.agents.row_batches import TokenRow
 from mempo_env.agents.wording import Wording
 from mempo_env.algos.config import OptimConfig, RunConfig, WarmStartConfig
 from mempo_env.algos.imitation import demonstration_rows, imitate, imitation_batches

@@ -24,7 +24,7 @@ from mempo_env.agents.contexts import MemoryContext
 from mempo_env.agents.models import add_lora, make_codec
 from mempo_env.agents.policy import LoraPolicy
 from mempo_env.agents.rollout import EnvPool, EpisodeSpec, rollout
-from mempo_env.agents.scoring import TokenRow
+from mempo_env.agents.row_batches import TokenRow
 from mempo_env.agents.settings import LoraSettings, SamplingConfig, TinyConfig
 from mempo_env.agents.textual import TextAgent, slot_rng
 from mempo_env.agents.tiny import build_tiny
