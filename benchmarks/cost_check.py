@@ -248,10 +248,11 @@ def main() -> None:
         return
     result: dict[str, Any] = {"command": " ".join(sys.argv), "versions": versions(), "threads": 1}
     result["load_before"] = os.getloadavg()[0]
-    result["seconds"] = [check_seconds(name) for name in flags.models]
-    result["flops"] = [{"model": name} | line for name in flags.models for line in check_flops(name, *SIZES[name][1])]
-    result["kept"] = [check_kept(name) for name in (*flags.models, QWEN.name)]
+    # First, while this process is small itself.
     result["peak"] = [line for name in flags.models for line in check_peak(name)]
+    result["seconds"] = [check_seconds(name) for name in flags.models]
+    result["flops"] = [{"model": name} | line for name in flags.models for line in check_flops(name, *SIZES[name][0])]
+    result["kept"] = [check_kept(name) for name in (*flags.models, QWEN.name)]
     result["decode_kernels_per_layer"] = {name: decode_kernels(name) for name in flags.models}
     if flags.data is not None:
         result |= check_tokens(flags.data, flags.episodes)

@@ -7,8 +7,8 @@
 steps before, so that it plays episodes and does not babble to the limit. ``smollm2`` is a learner step, reference pass
 included, on one group of eight rows of random ids: nobody samples.
 
-Sampling is profiled turn by turn, since every operator is an event until its profile ends: a turn of a hundred tokens
-takes about a gigabyte. The environment is timed and not profiled.
+Sampling is profiled turn by turn, since every operator is an event of some kilobytes until its profile ends: a turn in
+which one row reaches 160 tokens takes over 2 GB. The environment is timed and not profiled.
 
 Invariant: what runs is the trainer's own code, with marks and nothing else added; how time is shared out is said in
 ``profile_phases.py``.
@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--groups", type=int, default=8, help="tiny: tasks of the step")
     parser.add_argument("--goals", type=int, default=4, help="tiny: goals of a task")
     parser.add_argument("--imitate", type=int, default=300, help="tiny: imitation steps before")
-    parser.add_argument("--limit", type=int, default=160, help="tiny: longest output")
+    parser.add_argument("--limit", type=int, default=80, help="tiny: longest output")
     parser.add_argument("--prompt", type=int, default=700, help="smollm2: prompt tokens of a row")
     parser.add_argument("--output", type=int, default=150, help="smollm2: output tokens of a row")
     parser.add_argument("--out", type=Path)
