@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import statistics
-from dataclasses import replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,13 @@ import pytest
 import torch
 from memory_study import runner
 from memory_study.analysis import columns, episode_facts, template_share
+from memory_study.arms import ARMS
 from memory_study.cells import (
-    ARMS,
     DEV_SEED,
     SMOKE,
     STUDY,
     Cell,
+    Scale,
     algorithm_config,
     candidates,
     eval_config,
@@ -27,15 +27,20 @@ from memory_study.cells import (
     run_config,
     with_choice,
 )
-from memory_study.control import ShuffledMemPO, ShuffledScorer
+from memory_study.compare import compare_results
+from memory_study.control import ShortMemPO, ShortnessScorer, ShuffledMemPO, ShuffledScorer
 from memory_study.plan import minutes, shard
 from memory_study.probe import RememberingScorer
-from memory_study.tables import pooled_share, t_interval
+from memory_study.reproduce import reproduce
+from memory_study.settings import plain
+from memory_study.store import pack, read_cell
 from rich.console import Console
 
 from mempo_env.actions import Answer, FormatError, FormatErrorKind, Segment, ToolCall
 from mempo_env.algos.algorithm_config import MemPOConfig
+from mempo_env.algos.base import get_algorithm
 from mempo_env.algos.mempo import MemPO
+from mempo_env.algos.ppo_config import PPOConfig
 from mempo_env.errors import UserError
 from mempo_env.records import Episode, Evidence, Goal, Task, Turn
 
@@ -255,13 +260,63 @@ def test_fingerprints_see_settings_and_the_warm_start_but_not_places() -> None:
     assert fingerprint(cell) == fingerprint(Cell("train", 0, "easy", "mempo"))
 
 
-def test_intervals_and_shares_by_hand() -> None:
-    # mean 2, standard deviation 1, t(2) = 4.303: 2 -+ 4.303 / sqrt(3)
-    low, high = t_interval([1.0, 2.0, 3.0])
-    assert (low, high) == (pytest.approx(2 - 4.303 / math.sqrt(3)), pytest.approx(2 + 4.303 / math.sqrt(3)))
-    assert math.isnan(t_interval([1.0])[0])
-    evaluation = {"2": {"episodes": {"kept": [1, None, 2], "had": [2, None, 2]}}}
-    assert pooled_share(evaluation, 2, "kept", "had") == 0.75
+@dataclass(frozen=True)
+class OptimConfig:
+    """A class of this name that has learned something since the first results were stored."""
+
+    name: str = "adamw"
+    lr: float = 0.1
+    invented_later: tuple[int, ...] = field(default=(1,))
+
+
+def test_fields_that_came_later_count_only_where_they_are_set() -> None:
+    assert plain(OptimConfig(lr=0.5)) == {"name": "adamw", "lr": 0.5}
+    assert plain(OptimConfig(invented_later=(2,))) == {"name": "adamw", "lr": 0.1, "invented_later": (2,)}
+    assert plain({"a": 1}) == {"a": 1}
+    # Of what has not changed nothing is left out.
+    for whole in (run_config(Cell("train", 0, "easy", "mempo"), Path()), MemPOConfig(), PPOConfig()):
+        assert set(plain(whole)) >= {each.name for each in fields(whole)}
+
+
+def test_the_further_arms_are_what_they_are_called() -> None:
+    names = {cell.name for cell in matrix(full=True)}
+    assert {"hard-unguarded-0", "easy-ppo-0", "warm-history-3", "easy-short-tuned-4"} <= names
+    assert "easy-unguarded-0" not in names
+    default = [cell.name for cell in matrix()]
+    assert [cell.name for cell in matrix(full=True) if cell.name in default] == default
+    history = Cell("train", 1, "hard", "history")
+    assert history.warm == Cell("warm", 1, arm="history")
+    assert (run_config(history, Path("o")).context, run_config(history.warm, Path("o")).context) == ("history",) * 2
+    assert run_config(history, Path("o")).model == "o/runs/warm-history-1/base"
+    assert fingerprint(history.warm) != fingerprint(Cell("warm", 1))
+    for arm in ARMS.values():
+        cell = Cell("train", 0, arm.regimes[0], arm.name)
+        settings = get_algorithm(arm.algo).config_class
+        assert isinstance(algorithm_config(cell), settings)
+        assert len(candidates(cell.regime, arm.name)) == 4
+        if arm.context == "memory":
+            assert replace(run_config(cell, Path("o")), algo="", out="") == replace(
+                run_config(replace(cell, arm="grpo"), Path("o")), algo="", out=""
+            )
+
+
+class Words:
+    """Counts words."""
+
+    def count(self, text: str) -> int:
+        return len(text.split())
+
+
+def test_the_short_control_looks_at_length_alone() -> None:
+    groups = [scored_group("0/0", 11, 0.1)]
+    one = groups[0][0]
+    scorer = ShortnessScorer(FixedScorer(), Words())
+    assert scorer.memory_quality([(one, "a b"), (one, ""), (one, "c d")]).tolist() == [254 / 256, 1.0, 254 / 256]
+    control = ShortMemPO()
+    control.counter = Words()
+    # All memories of the group have one word: A^M is 0, whatever their quality.
+    found = control.advantages(groups, FixedScorer()).tokens
+    assert all(values[0].item() == values[1].item() for values in found.values())
 
 
 def test_cells_run_end_to_end_and_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,8 +358,75 @@ def test_cells_run_end_to_end_and_go_on(tmp_path: Path, monkeypatch: pytest.Monk
     assert sorted(warm["evaluations"]) == ["before", "expert", "imitation"]
     # The tasks of all evaluations are the same, one by one.
     assert warm["evaluations"]["before"]["2"]["episodes"]["seed"] == after["2"]["episodes"]["seed"]
-    monkeypatch.setattr(runner, "_train", _never)
-    assert runner.run_cell(cell, tmp_path, console, scale) == found  # what is there is not run again
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "_train", _never)
+        assert runner.run_cell(cell, tmp_path, console, scale) == found  # what is there is not run again
+    _kept_and_reproduced(tmp_path, cell, scale, monkeypatch)
+
+
+def _kept_and_reproduced(out: Path, cell: Cell, scale: Scale, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept counts as done elsewhere, weights are made again, and the rerun is equal."""
+    stored, elsewhere, console = out / "stored", out / "elsewhere", Console(quiet=True)
+    every = [Cell("warm", 1), cell.warm, cell]
+    written = pack(every, out, stored, scale)
+    assert [path.name for path in written] == ["warm-0.json.gz", "easy-shuffled-0.json.gz"]
+    assert pack(every, out, stored, scale) == []
+    found = read_cell(elsewhere, cell, scale, stored)
+    assert found is not None
+    assert {len(e["gold"]) for e in found["texts"]["after"]} == {1, 2}
+    assert read_cell(elsewhere, cell, scale) is None
+    assert read_cell(elsewhere, replace(cell, lr=1.0), scale, stored) is None
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "_train", _never)
+        patch.setattr(runner, "_warm", _never)
+        assert runner.run_cell(cell, elsewhere, console, scale, stored=stored) == found
+    assert not (elsewhere / "cells").exists()
+    threads = torch.get_num_threads()
+    monkeypatch.undo()  # the run may start now
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(runner, "_warm", _never)  # no second evaluation of the ceilings
+            again = reproduce(cell.name, elsewhere, console, stored=stored, scales=(scale,))
+    finally:
+        torch.set_num_threads(threads)
+    assert (again.verdict, again.unequal, again.versions) == ("equal", (), {})
+    assert again.differences["after"][2].mean == 0
+    new = read_cell(elsewhere, cell, scale)
+    assert new is not None
+    assert new["warm_start"] == {"remade": True, "equal": True, "f1": [0.0, 0.0, 0.0]}
+    assert found["warm_start"] == {"remade": False}
+    with pytest.raises(UserError, match=r"other settings .*check out the commit"):
+        reproduce(cell.name, elsewhere, console, stored=stored, scales=(replace(scale, episodes=4),))
+    with pytest.raises(UserError, match="did you mean 'easy-shuffled-0'"):
+        reproduce("easy-shufled-0", elsewhere, console, stored=stored)
+    (stored / "warm-0.json.gz").write_bytes(b"half")
+    with pytest.raises(UserError, match=r"cannot be read .*remove it"):
+        read_cell(elsewhere, cell.warm, scale, stored)
+
+
+def test_results_are_equal_alike_or_different() -> None:
+    def result(f1: list[float], torch_version: str = "2") -> dict[str, Any]:
+        episodes = {"seed": [0, 1, 2, 3], "f1": f1, "em": f1}
+        part = {"episodes": episodes, "template_share": 0.5, "history": None}
+        versions = {"torch": torch_version, "platform": f"kernel of {torch_version}"}
+        training = {"rollout/f1": [f1[0]], "time/step_s": [len(torch_version)]}
+        return {"evaluations": {"after": {"2": part}}, "training": training, "versions": versions}
+
+    old = result([10.0, 20.0, 30.0, 40.0])
+    assert compare_results(old, result([10.0, 20.0, 30.0, 40.0], "23")).verdict == "equal"  # times may differ
+    alike = compare_results(old, result([20.0, 10.0, 40.0, 30.0], "3"))
+    assert (alike.verdict, alike.versions) == ("alike", {"torch": ("2", "3")})
+    assert alike.unequal == ("after/2/em", "after/2/f1", "training/rollout/f1")
+    assert alike.overall["after"].mean == 0
+    moved = result([15.0, 25.0, 35.0, 45.0])
+    different = compare_results(old, moved)
+    assert (different.verdict, different.seeds) == ("different", None)
+    assert different.differences["after"][2].low == 5
+    # Seeds with a mean F1 of 25, 30 and 35: one more lies within 30 -+ 4.303 * 5 * sqrt(4 / 3).
+    others = [result([v] * 4) for v in (30.0, 35.0)]
+    spread = compare_results(old, moved, others)
+    assert spread.seeds == pytest.approx((30 - 24.84, 30 + 24.84), abs=0.01)
+    assert spread.verdict == "alike"
 
 
 def _interrupt_training(evaluate: Any) -> Any:

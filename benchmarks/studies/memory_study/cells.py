@@ -1,4 +1,4 @@
-"""The matrix of the study: arms, regimes, seeds, the budget of tuning, and the configuration of every cell.
+"""The matrix of the study: seeds, the budget of tuning, and the configuration of every cell.
 
 A cell is the smallest piece that is run, stored and skipped when it is there: the warm start of a seed, one candidate
 of the tuning, or one arm in one regime with one seed. Importing this file imports no torch.
@@ -11,7 +11,6 @@ Invariants:
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -20,10 +19,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mempo_env.agents.settings import TinyConfig
-from mempo_env.algos.algorithm_config import GRPOConfig, MemPOConfig, MemPOPaperConfig
+from mempo_env.algos.algorithm_config import GRPOConfig
 from mempo_env.algos.config import EvalConfig, OptimConfig, RunConfig
 from mempo_env.algos.presets import get_preset
-from mempo_env.rewards import OutcomeMode
+
+from .arms import ARMS, REGIMES
+from .settings import plain
 
 VERSION = 1
 """Of what a cell stores; older results are run again."""
@@ -33,59 +34,6 @@ DEV_SEED = 100
 TEST_GOALS = (2, 4, 6, 8, 10, 16)
 LEARNING_RATE, WEIGHT = 2e-3, 1.0
 """What an arm has before tuning: the preset's learning rate and the paper's weight."""
-
-
-@dataclass(frozen=True)
-class Regime:
-    """What reinforcement learning sees.
-
-    Attributes:
-        name: Of the regime.
-        goals: Least and most goals of a training task.
-        outcome: Outcome reward.
-        dev_goals: Numbers of goals that tuning is scored at.
-    """
-
-    name: str
-    goals: tuple[int, int]
-    outcome: OutcomeMode
-    dev_goals: tuple[int, ...]
-
-
-REGIMES = {
-    "easy": Regime("easy", (2, 4), "fraction", (2, 4)),
-    "hard": Regime("hard", (6, 10), "binary", (6, 8, 10)),
-}
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One way to learn.
-
-    Attributes:
-        name: Of the arm.
-        algo: Algorithm, as ``mempo train --algo`` takes it.
-        settings: The algorithm's settings, without the weight.
-        weighted: Whether there is a weight of the memory reward to tune.
-        default: Whether it is part of the default matrix, or of ``--full`` only.
-    """
-
-    name: str
-    algo: str
-    settings: GRPOConfig
-    weighted: bool = True
-    default: bool = True
-
-
-ARMS = {
-    arm.name: arm
-    for arm in (
-        Arm("grpo", "grpo", GRPOConfig(), weighted=False),
-        Arm("mempo", "mempo", MemPOConfig()),
-        Arm("mempo-paper", "mempo-paper", MemPOPaperConfig(baseline="old_memory")),
-        Arm("shuffled", "memory_study.control:ShuffledMemPO", MemPOConfig()),
-    )
-}
 
 
 @dataclass(frozen=True)
@@ -152,7 +100,7 @@ class Cell:
             arm with the settings it has before tuning. ``tuned``: with those that tuning chose.
         seed: Of everything.
         regime: Name of the regime; empty for a warm start.
-        arm: Name of the arm; empty for a warm start.
+        arm: Name of the arm; of a warm start, the arm that has it for itself, or empty.
         lr: Learning rate.
         weight: Weight of the memory reward; without effect where the arm has none.
     """
@@ -168,7 +116,7 @@ class Cell:
     def name(self) -> str:
         """Unique within the study, and the name of its files."""
         if self.kind == "warm":
-            return f"warm-{self.seed}"
+            return f"warm-{self.arm}-{self.seed}" if self.arm else f"warm-{self.seed}"
         middle = {"train": "", "tuned": "-tuned", "tune": f"-tune-lr{self.lr:g}"}[self.kind]
         if self.kind == "tune" and ARMS[self.arm].weighted:
             middle += f"-w{self.weight:g}"
@@ -177,7 +125,12 @@ class Cell:
     @property
     def warm(self) -> Cell:
         """The warm start that it begins from."""
-        return Cell("warm", self.seed)
+        return Cell("warm", self.seed, arm=self.arm if self.context != "memory" else "")
+
+    @property
+    def context(self) -> str:
+        """The context strategy that it plays under."""
+        return ARMS[self.arm].context if self.arm else "memory"
 
     @property
     def goals(self) -> tuple[int, ...]:
@@ -200,12 +153,22 @@ def matrix(*, full: bool = False, seeds: Sequence[int] = SEEDS) -> list[Cell]:
     A ``tuned`` cell has its settings only when the tuning is there: see ``with_choice``.
     """
     arms = [arm.name for arm in ARMS.values() if arm.default or full]
-    pairs = [(regime, arm) for regime in REGIMES for arm in arms]
-    cells = [Cell("warm", DEV_SEED), *(cell for pair in pairs for cell in candidates(*pair))]
+    pairs = [(regime, arm) for regime in REGIMES for arm in arms if regime in ARMS[arm].regimes]
+    own = [arm for arm in arms if ARMS[arm].context != "memory"]  # arms with a warm start of their own
+    kinds: tuple[Kind, ...] = ("train", "tuned")
+
+    def warm(seed: int) -> list[Cell]:
+        return [Cell("warm", seed), *(Cell("warm", seed, arm=arm) for arm in own)]
+
+    cells = [*warm(DEV_SEED), *(cell for pair in pairs for cell in candidates(*pair))]
     for seed in seeds:
-        cells.append(Cell("warm", seed))
-        cells += [Cell(kind, seed, *pair) for kind in ("train", "tuned") for pair in pairs]  # type: ignore[arg-type]
+        cells += [*warm(seed), *(Cell(kind, seed, *pair) for kind in kinds for pair in pairs)]
     return cells
+
+
+def same_as_untuned(cell: Cell) -> bool:
+    """Whether tuning chose what an arm has anyway, so that its ``train`` cell is the result."""
+    return cell.kind == "tuned" and (cell.lr, cell.weight) == (LEARNING_RATE, WEIGHT)
 
 
 def with_choice(cell: Cell, scores: Mapping[str, float]) -> Cell | None:
@@ -245,6 +208,7 @@ def run_config(cell: Cell, out: Path, scale: Scale = STUDY, threads: int = 1) ->
         threads=threads,
         out=str(out / "runs" / cell.name),
         tiny=scale.tiny,
+        context=cell.context,
         sampling=replace(base.sampling, max_new_tokens=scale.max_new_tokens),
         train=replace(base.train, groups_per_step=scale.groups, group_size=scale.group_size, save_every=10),
     )
@@ -266,7 +230,7 @@ def run_config(cell: Cell, out: Path, scale: Scale = STUDY, threads: int = 1) ->
         model=str(out / "runs" / cell.warm.name / "base"),
         goals=regime.goals if scale is not SMOKE else scale.warm_goals,
         steps=steps[cell.regime],
-        env_args=replace(base.env_args, outcome=regime.outcome),
+        env_args=replace(run.env_args, outcome=regime.outcome),
         warm_start=replace(base.warm_start, target="none"),
         train=replace(run.train, optim=OptimConfig(lr=cell.lr)),
         eval=replace(base.eval, episodes=0, ceilings=False),
@@ -294,7 +258,7 @@ def fingerprint(cell: Cell, scale: Scale = STUDY) -> str:
     """Names everything that the cell's result depends on, its warm start included."""
     config = replace(run_config(cell, Path(), scale), out="", model="", threads=0)
     parts = [VERSION, config, algorithm_config(cell), eval_config(cell, scale), scale.texts]
-    text = json.dumps([dataclasses.asdict(part) if dataclasses.is_dataclass(part) else part for part in parts])  # type: ignore[arg-type]
+    text = json.dumps([plain(part) for part in parts])
     if cell.kind != "warm":
         text += fingerprint(cell.warm, scale)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

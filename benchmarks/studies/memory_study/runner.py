@@ -13,9 +13,6 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
-import gzip
-import json
-import os
 import platform
 import shutil
 import time
@@ -56,7 +53,11 @@ from .cells import (
     fingerprint,
     run_config,
 )
+from .compare import unequal_parts
+from .estimates import over_tasks
+from .measures import paired
 from .probe import probe
+from .store import read_cell, read_json, write_json
 
 KEPT_METRICS = (
     *("rollout/return", "rollout/f1", "rollout/em", "rollout/success", "rollout/turns", "rollout/tool_calls"),
@@ -71,16 +72,16 @@ KEPT_METRICS = (
 """What is stored of each update."""
 
 
-def read_cell(out: Path, cell: Cell, scale: Scale = STUDY) -> dict[str, Any] | None:
-    """A finished cell; None where there is none, or one of other settings."""
-    path = out / "cells" / f"{cell.name}.json"
-    if not path.exists():
-        return None
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found if found["fingerprint"] == fingerprint(cell, scale) else None
-
-
-def run_cell(cell: Cell, out: Path, console: Console, scale: Scale = STUDY, threads: int = 1) -> dict[str, Any]:
+def run_cell(
+    cell: Cell,
+    out: Path,
+    console: Console,
+    scale: Scale = STUDY,
+    threads: int = 1,
+    *,
+    stored: Path | None = None,
+    again: bool = False,
+) -> dict[str, Any]:
     """Runs a cell, unless it is there, and before it the warm start that it needs.
 
     Args:
@@ -89,15 +90,18 @@ def run_cell(cell: Cell, out: Path, console: Console, scale: Scale = STUDY, thre
         console: Where progress is shown.
         scale: How much.
         threads: CPU threads.
+        stored: Folder of kept results: a cell that is there counts as done.
+        again: The cell itself is run even if it is kept; its warm start is not, beyond the weights.
 
     Returns:
         What its JSON file holds.
     """
     if cell.kind != "warm":
-        run_cell(cell.warm, out, console, scale, threads)
+        run_cell(cell.warm, out, console, scale, threads, stored=stored)
     with _locked(out / "locks" / cell.name):
-        if (found := read_cell(out, cell, scale)) is not None:
+        if (found := read_cell(out, cell, scale, None if again else stored)) is not None:
             return found
+        begun = {} if cell.kind == "warm" else {"warm_start": _weights(cell.warm, out, console, scale, threads, stored)}
         torch.set_num_threads(threads)
         started, cpu = time.perf_counter(), time.process_time()
         work = _warm if cell.kind == "warm" else _train
@@ -105,14 +109,51 @@ def run_cell(cell: Cell, out: Path, console: Console, scale: Scale = STUDY, thre
         result = {
             "cell": dataclasses.asdict(cell) | {"name": cell.name},
             "fingerprint": fingerprint(cell, scale),
+            **begun,
             **result,
             # Of this process: a cell that was interrupted shows the CPU seconds of its last part only.
             "seconds": {"wall": rounded(time.perf_counter() - started), "cpu": rounded(time.process_time() - cpu)},
             "versions": versions() | {"processor": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"},
         }
-        _write(out / "texts" / f"{cell.name}.json.gz", _texts(episodes, scale.texts))
-        _write(out / "cells" / f"{cell.name}.json", result)
+        write_json(out / "texts" / f"{cell.name}.json.gz", _texts(episodes, scale.texts))
+        write_json(out / "cells" / f"{cell.name}.json", result)
         return result
+
+
+def _weights(
+    warm: Cell, out: Path, console: Console, scale: Scale, threads: int, stored: Path | None
+) -> dict[str, Any]:
+    """Sees to it that a warm start's weights are there: where only its result is kept, they are made again.
+
+    Returns:
+        ``remade``: whether they were; then also ``equal``: whether their evaluation is the kept one to the last digit,
+        and ``f1``: mean difference from it in points, and its interval over the same tasks.
+    """
+    note = out / "remade" / f"{warm.name}.json"
+    with _locked(out / "locks" / warm.name):
+        config = run_config(warm, out, scale, threads)
+        base = (Path(config.out) / "base").exists()
+        if base and read_cell(out, warm, scale) is not None:
+            return {"remade": False}
+        kept = read_cell(out, warm, scale, stored)
+        assert kept is not None
+        done: dict[str, Any] | None = read_json(note)
+        if base and done is not None and done["fingerprint"] == fingerprint(warm, scale):
+            return dict(done["warm_start"])
+        console.print(f"    {warm.name} is kept without weights: they are made again", markup=False)
+        torch.set_num_threads(threads)
+        run, policy, _ = _imitated(config, warm, console, ceiling=False)
+        new, old = _evaluation(run, "before", _episodes(run, "before"), policy), kept["evaluations"]["before"]
+        moved = over_tasks([value for goals in new for value in paired(new, old, int(goals))])
+        found = {
+            "remade": True,
+            "equal": not unequal_parts({"evaluations": {"before": old}}, {"evaluations": {"before": new}}),
+            "f1": [rounded(value) for value in (moved.mean, moved.low, moved.high)],
+        }
+        if not found["equal"]:
+            console.print(f"    it is not equal to the kept one: F1 {moved.text(2, sign=True)} points", markup=False)
+        write_json(note, {"fingerprint": fingerprint(warm, scale), "warm_start": found})
+        return found
 
 
 _Found = tuple[dict[str, Any], dict[str, list[Episode]]]
@@ -122,15 +163,8 @@ _Found = tuple[dict[str, Any], dict[str, list[Episode]]]
 def _warm(cell: Cell, out: Path, console: Console, scale: Scale, threads: int) -> _Found:
     """Imitation, its ceiling, the evaluation of both and of the expert; a probe in each regime."""
     config = run_config(cell, out, scale, threads)
-    run = Path(config.out)
-    shutil.rmtree(run, ignore_errors=True)  # imitation has no checkpoint to go on from
-    policy = build_policy(config, adapter=False)
-    with new_folder(run, config, algorithm_config(cell)), RunLog(run) as log:
-        cpu = time.process_time()
-        policy = warmed_policy(config, policy, run, log, console, ALONE)
-        imitation = time.process_time() - cpu
-        evaluate_policy(config, policy, run / "eval", "before", console)
-        evaluate_expert(config, policy, run / "eval", "expert")
+    run, policy, imitation = _imitated(config, cell, console, ceiling=True)
+    evaluate_expert(config, policy, run / "eval", "expert")
     episodes = {name: _episodes(run, name) for name in ("before", "imitation", "expert")}
     probes = {name: probe(_probe_config(cell, name, out, scale, threads), policy, run) for name in REGIMES}
     found = {
@@ -140,6 +174,20 @@ def _warm(cell: Cell, out: Path, console: Console, scale: Scale, threads: int) -
         "cpu_s": {"imitation_with_ceiling": rounded(imitation)},
     }
     return found, episodes
+
+
+def _imitated(config: RunConfig, cell: Cell, console: Console, *, ceiling: bool) -> tuple[Path, LoraPolicy, float]:
+    """The warm start from its beginning, evaluated: its run folder, the policy, CPU seconds of imitation."""
+    run = Path(config.out)
+    shutil.rmtree(run, ignore_errors=True)  # imitation has no checkpoint to go on from
+    policy = build_policy(config, adapter=False)
+    with new_folder(run, config, algorithm_config(cell)), RunLog(run) as log:
+        cpu = time.process_time()
+        shown = dataclasses.replace(config, eval=dataclasses.replace(config.eval, ceilings=ceiling))
+        policy = warmed_policy(shown, policy, run, log, console, ALONE)
+        imitation = time.process_time() - cpu
+        evaluate_policy(config, policy, run / "eval", "before", console)
+    return run, policy, imitation
 
 
 def _probe_config(cell: Cell, regime: str, out: Path, scale: Scale, threads: int) -> RunConfig:
@@ -223,15 +271,6 @@ def _texts(episodes: dict[str, list[Episode]], most: int) -> dict[str, list[dict
             if seen[goals] <= most:
                 found.setdefault(name, []).append(episode_text(episode))
     return found
-
-
-def _write(path: Path, content: Any) -> None:
-    """Writes JSON, gzipped where the name says so, aside and then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = json.dumps(content, separators=(",", ":"), allow_nan=False).encode("utf-8")
-    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    aside.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
-    os.replace(aside, path)
 
 
 @contextmanager

@@ -1,133 +1,238 @@
-"""Tables of the study, from the JSON files of its cells.
+"""Tables of the study, from the JSON files of its cells; ``sections`` is what ``--table`` and docs/study.md show.
 
-Intervals: over seeds a t interval of the mean; differences between arms are taken seed by seed, on the same warm start
-and test tasks, and then over seeds. Within a seed, over tasks, the bootstrap.
-
-Invariant: how many seeds are in stands in every row, and cells that are missing or diverged are named.
+Invariant: how many seeds are in stands in every row of an arm.
 """
 
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console
+from .arms import REGIMES
+from .estimates import Estimate, apart, over_seeds, over_tasks
+from .measures import at, f1_at, gap_closed, mean, paired, pooled_share, quality
+from .study import TUNED, Study
 
-from .cells import ARMS, REGIMES, SEEDS, STUDY, Cell, Scale
-from .runner import read_cell
+PAPER_BASE, PAPER_BEST = 25.98, 7.1
+"""What the paper claims in F1 over its base model and over the best earlier method."""
+PAPER_GOALS = 10
+STARTS = {"before": "warm start", "imitation": "imitation of the expert", "expert": "expert"}
+Evaluations = Mapping[int, Any]
+"""By seed."""
 
-T_975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-"""Student's t at 97.5 %, by degrees of freedom."""
 
+@dataclass(frozen=True)
+class Table:
+    """A table.
 
-def t_interval(values: Sequence[float]) -> tuple[float, float]:
-    """95 % interval of the mean over seeds; (nan, nan) for fewer than two.
-
-    >>> [round(bound, 3) for bound in t_interval([1.0, 2.0, 3.0])]
-    [-0.484, 4.484]
+    Attributes:
+        key: Names it, for who picks one.
+        title: What it shows, with units.
+        header: Names of the columns.
+        rows: Their cells.
     """
-    if len(values) < 2:
-        return math.nan, math.nan
-    mean, error = statistics.mean(values), statistics.stdev(values) / math.sqrt(len(values))
-    return mean - T_975[len(values) - 1] * error, mean + T_975[len(values) - 1] * error
+
+    key: str
+    title: str
+    header: tuple[str, ...]
+    rows: list[tuple[str, ...]]
+
+    def markdown(self) -> str:
+        """As Markdown."""
+        lines = [self.header, ("---",) * len(self.header), *self.rows]
+        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def f1_at(evaluation: Mapping[str, Any], goals: int) -> float:
-    """Mean F1 (%) over the tasks of one number of goals that ended without a fault."""
-    values = [value for value in evaluation[str(goals)]["episodes"]["f1"] if value is not None]
-    return statistics.mean(values) if values else math.nan
+def scores(study: Study, regime: str, name: str = "f1") -> Table:
+    """A score of every arm and of the ceilings at every number of goals, over seeds."""
+    goals = study.scale.test_goals
+    lines = [(words, study.start("", key)) for key, words in STARTS.items()]
+    if any(label.startswith("history") for label in study.arms.get(regime, {})):
+        lines += [(f"{words} (history)", study.start("history", key)) for key, words in STARTS.items()]
+    lines += [(label, study.after(regime, label)) for label in study.arms.get(regime, {})]
+    rows = [
+        (words, str(len(found)), *(over_seeds([at(one, n, name) for one in found.values()]).text() for n in goals))
+        for words, found in lines
+        if found
+    ]
+    return Table(
+        f"{name}-{regime}",
+        f"{regime}: {name.upper()} in %, mean over seeds (95 % t interval)",
+        ("policy", "seeds", *_goals(goals)),
+        rows,
+    )
 
 
-def mean_f1(evaluation: Mapping[str, Any]) -> float:
-    """Mean over the numbers of goals of the mean F1 (%)."""
-    return statistics.mean(f1_at(evaluation, int(goals)) for goals in evaluation)
+def difference(ours: Evaluations, theirs: Evaluations, goals: int) -> Estimate:
+    """F1 of one less that of the other, in points: seed by seed over the same tasks, then over seeds."""
+    both = [seed for seed in ours if seed in theirs]
+    return over_seeds([mean(paired(ours[seed], theirs[seed], goals)) for seed in both])
 
 
-def pooled_share(evaluation: Mapping[str, Any], goals: int, above: str, below: str) -> float:
-    """Sum of one count over the sum of another, such as facts kept of facts had; nan where there is nothing."""
-    episodes = evaluation[str(goals)]["episodes"]
-    top, bottom = (sum(value for value in episodes[name] if value is not None) for name in (above, below))
-    return top / bottom if bottom else math.nan
+def differences(study: Study, regime: str) -> Table:
+    """Every arm less its warm start and less GRPO, and MemPO less its control."""
+    goals, rows = study.scale.test_goals, []
+    arms = study.arms.get(regime, {})
+    for label in arms:
+        ours = study.after(regime, label)
+        others = {"warm start": study.start(label)}
+        partner = "grpo" + (TUNED if label.endswith(TUNED) else "")
+        if label != partner and partner in arms:
+            others[partner] = study.after(regime, partner)
+        if label == "mempo" and "shuffled" in arms:
+            others["shuffled"] = study.after(regime, "shuffled")
+        for name, theirs in others.items():
+            both = sum(seed in theirs for seed in ours)
+            if both:
+                cells = (difference(ours, theirs, n).text(sign=True) for n in goals)
+                rows.append((f"{label} - {name}", str(both), *cells))
+    title = f"{regime}: differences in F1, points, paired by task within each seed, mean over seeds (95 % t interval)"
+    return Table(f"differences-{regime}", title, ("difference", "seeds", *_goals(goals)), rows)
 
 
-def show(
-    cells: Sequence[Cell],
-    out: Path,
-    scale: Scale,
-    console: Console,
-    settled: Callable[[Cell], Cell | None],
-) -> None:
-    """Prints F1 by arm and number of goals, with differences from the warm start and from GRPO, and what is missing."""
-    seeds = [seed for seed in SEEDS if any(cell.seed == seed for cell in cells)]
-    warm = {seed: read_cell(out, Cell("warm", seed), scale) for seed in seeds}
-    missing = [f"warm-{seed}" for seed, found in warm.items() if found is None]
-    goals = scale.test_goals
-    header = "| policy | seeds | " + " | ".join(f"{n} goals" for n in goals) + " | kept | Q(m) |"
-    for regime in REGIMES:
-        results: dict[str, dict[int, dict[str, Any]]] = {}
-        for cell in cells:
-            if cell.regime != regime or cell.kind not in ("train", "tuned"):
+def within_seeds(study: Study, regime: str) -> Table:
+    """F1 of each arm and seed, and the default arms' differences from GRPO, with bootstrap intervals over tasks."""
+    goals, rows = study.scale.test_goals, []
+    arms = study.arms.get(regime, {})
+    for seed in study.seeds:
+        for label in arms:
+            ours, theirs = study.after(regime, label).get(seed), study.after(regime, "grpo").get(seed)
+            if ours is None:
                 continue
-            ready = settled(cell)
-            found = read_cell(out, ready, scale) if ready is not None else None
-            label = cell.arm + (" (tuned)" if cell.kind == "tuned" else "")
-            if found is not None:
-                results.setdefault(label, {})[cell.seed] = found["evaluations"]["after"]
-                missing += [f"{cell.name} (diverged)"] if found["diverged"] else []
-            elif cell.kind == "train":
-                missing.append(cell.name)
-        console.print(f"\n{regime}: F1 in %, mean over seeds (95 % t interval)\n", markup=False)
-        console.print(header + "\n" + "|---" * (len(goals) + 4) + "|", markup=False)
-        for name in ("before", "imitation", "expert"):
-            rows = {seed: found["evaluations"][name] for seed, found in warm.items() if found is not None}
-            if rows:
-                console.print(_row({"before": "warm start"}.get(name, name), rows, goals), markup=False)
-        start = {seed: found["evaluations"]["before"] for seed, found in warm.items() if found is not None}
-        for label, rows in results.items():
-            console.print(_row(label, rows, goals), markup=False)
-        for label, rows in results.items():
-            for other, theirs in (("warm start", start), ("grpo", results.get("grpo", {}))):
-                both = sorted(set(rows) & set(theirs))
-                if both and label != other:
-                    console.print(_difference(f"{label} - {other}", rows, theirs, both, goals), markup=False)
-    console.print(f"\nmissing or diverged: {', '.join(missing) or 'none'}", markup=False)
+            rows.append((f"{label}, seed {seed}", *(over_tasks(_column(ours, n)).text() for n in goals)))
+            if theirs is not None and label != "grpo":
+                cells = (over_tasks(paired(ours, theirs, n)).text(sign=True) for n in goals)
+                rows.append((f"{label} - grpo, seed {seed}", *cells))
+    title = f"{regime}: F1 of each seed, %, and differences in points (95 % bootstrap interval over its test tasks)"
+    return Table(f"seeds-{regime}", title, ("arm", *_goals(goals)), rows)
 
 
-def _row(label: str, rows: Mapping[int, Any], goals: Sequence[int]) -> str:
-    cells = []
-    for n in goals:
-        values = [f1_at(row, n) for row in rows.values()]
-        low, high = t_interval(values)
-        cells.append(f"{statistics.mean(values):.1f} ({low:.1f} to {high:.1f})")
-    kept = [pooled_share(row, n, "kept", "had") for row in rows.values() for n in goals]
-    quality = [_quality(row) for row in rows.values()]
-    cells += [f"{_mean(kept):.3f}", f"{_mean(quality):.3f}"]
-    return f"| {label} | {len(rows)} | " + " | ".join(cells) + " |"
+def gaps(study: Study, regime: str) -> Table:
+    """Share of the distance from the warm start to either ceiling that an arm closed."""
+    goals, rows = study.scale.test_goals, []
+    for label in study.arms.get(regime, {}):
+        ours, start = study.after(regime, label), study.start(label)
+        for ceiling in ("imitation", "expert"):
+            top = study.start(label, ceiling)
+            seeds = [seed for seed in ours if seed in start and seed in top]
+            closed = [
+                [gap_closed(f1_at(start[s], n), f1_at(ours[s], n), f1_at(top[s], n)) for s in seeds] for n in goals
+            ]
+            if seeds:
+                rows.append((label, STARTS[ceiling], str(len(seeds)), *(over_seeds(c).text(2) for c in closed)))
+    title = f"{regime}: share of the F1 between warm start and ceiling that was closed, mean over seeds"
+    return Table(f"gaps-{regime}", title, ("arm", "ceiling", "seeds", *_goals(goals)), rows)
 
 
-def _difference(
-    label: str, ours: Mapping[int, Any], theirs: Mapping[int, Any], seeds: Sequence[int], goals: Sequence[int]
-) -> str:
-    cells = []
-    for n in goals:
-        values = [f1_at(ours[seed], n) - f1_at(theirs[seed], n) for seed in seeds]
-        low, high = t_interval(values)
-        cells.append(f"{statistics.mean(values):+.1f} ({low:+.1f} to {high:+.1f})")
-    return f"| {label} | {len(seeds)} | " + " | ".join(cells) + " | | |"
+def memories(study: Study, regime: str) -> Table:
+    """Q(m) before and after, and what memories hold."""
+    goals, rows = study.scale.test_goals, []
+
+    def row(label: str, found: Evaluations) -> tuple[str, ...]:
+        some = list(found.values())
+        shares = (("kept", "had"), ("noted", "new"), ("notes_right", "notes"), ("facts_final", "facts"))
+        cells = [over_seeds([quality(one, goals)[part] for one in some]).text(3) for part in (0, 1)]
+        cells += (
+            [over_seeds([quality(one, (PAPER_GOALS,))[1] for one in some]).text(3)] if PAPER_GOALS in goals else ["-"]
+        )
+        cells += [over_seeds([pooled_share(one, goals, *share) for one in some]).text(3) for share in shares]
+        return label, str(len(some)), *cells
+
+    starts = [(words, study.start("", key)) for key, words in STARTS.items()]
+    rows = [row(words, found) for words, found in starts if found]
+    rows += [row(label, study.after(regime, label)) for label in study.arms.get(regime, {})]
+    header = (
+        *("policy", "seeds", "Q(m)", "Q(m) > 0.8", "> 0.8 at 10 goals"),
+        *("kept per rewrite", "noted when shown", "notes that are facts", "held at the end"),
+    )
+    title = f"{regime}: memories over all numbers of goals; shares, mean over seeds (95 % t interval)"
+    return Table(f"memories-{regime}", title, header, rows)
 
 
-def _quality(evaluation: Mapping[str, Any]) -> float:
-    """Mean Q(m) over all memories of an evaluation; nan where none was scored."""
-    some = [part["episodes"].get("quality", []) for part in evaluation.values()]
-    return _mean([value for column in some for episode in column if episode is not None for value in episode])
+def distances(study: Study) -> Table:
+    """What the paper claims beside what was found, whichever sign it has."""
+    rows = []
+    if PAPER_GOALS not in study.scale.test_goals:
+        return Table("distances", "Distances to the paper's claims", ("claim",), [])
+    for regime in REGIMES:
+        for label in ("mempo", "mempo-paper", f"mempo{TUNED}", f"mempo-paper{TUNED}"):
+            ours = study.after(regime, label)
+            grpo = study.after(regime, "grpo" + (TUNED if label.endswith(TUNED) else ""))
+            if not ours:
+                continue
+            base, best = (difference(ours, theirs, PAPER_GOALS) for theirs in (study.start(label), grpo))
+            one, two = (over_seeds([f1_at(e, PAPER_GOALS) for e in found.values()]) for found in (ours, grpo))
+            rows.append(
+                (
+                    *(f"{regime}, {label}", str(len(ours))),
+                    *(base.text(sign=True), _less(base, PAPER_BASE)),
+                    *(best.text(sign=True), _less(best, PAPER_BEST)),
+                    _word(apart(one, two)),
+                    _word(best.excludes_zero),
+                )
+            )
+    header = (
+        *("regime, arm", "seeds", "over warm start", f"less {PAPER_BASE}", "over GRPO", f"less {PAPER_BEST}"),
+        *("intervals of MemPO and GRPO apart", "paired interval without 0"),
+    )
+    return Table("distances", f"F1 at {PAPER_GOALS} goals, points, beside the paper's claims", header, rows)
 
 
-def _mean(values: Sequence[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    return statistics.mean(known) if known else math.nan
+def _less(found: Estimate, claim: float) -> str:
+    return "-" if math.isnan(found.mean) else f"{found.mean - claim:+.1f}"
 
 
-__all__ = ["ARMS", "STUDY", "f1_at", "mean_f1", "pooled_share", "show", "t_interval"]
+def _word(value: bool | None) -> str:
+    return {None: "too few seeds", True: "yes", False: "no"}[value]
+
+
+def _column(evaluation: Any, goals: int) -> list[float]:
+    return [value for value in evaluation[str(goals)]["episodes"]["f1"] if value is not None]
+
+
+def _goals(goals: Sequence[int]) -> tuple[str, ...]:
+    return tuple(f"{n} goals" for n in goals)
+
+
+def sections(study: Study) -> list[Table]:
+    """All tables that have a row, in the order in which they are read."""
+    from .more_tables import collapse, costs_of, curves, estimator_table, tokens, tuning
+
+    each: Sequence[Callable[[Study, str], Table]] = (scores, differences, gaps, memories)
+    found = [distances(study)]
+    for regime in REGIMES:
+        found += [make(study, regime) for make in each]
+        found += [make(study, regime) for make in (tokens, estimator_table, collapse, curves, costs_of)]
+        found += [scores(study, regime, "em"), within_seeds(study, regime)]
+    return [table for table in [*found, tuning(study)] if table.rows]
+
+
+KINDS = {"warm": "warm starts", "train": "untuned cells", "tune": "candidates of the tuning", "tuned": "tuned cells"}
+
+
+def state(study: Study, default: Mapping[str, str]) -> list[str]:
+    """In words, which seeds are in, what is missing and what diverged.
+
+    Args:
+        study: What is there.
+        default: Kinds of the cells of the default matrix by name; what else is missing is counted, not named.
+    """
+    done = study.complete()
+    lines = [f"{len(done)} of {len(study.seeds)} seeds are in: warm start and all untuned cells of the default arms."]
+    for kind, words in KINDS.items():
+        every = [name for name, other in default.items() if other == kind]
+        missing = [name for name in every if name in study.missing]
+        line = f"Default matrix, {words}: {len(every) - len(missing)} of {len(every)} are in"
+        lines.append(f"{line}; missing: {', '.join(missing)}." if 0 < len(missing) < len(every) else f"{line}.")
+    if further := [name for name in study.missing if name not in default]:
+        lines.append(f"Further arms: {len(further)} cells are missing.")
+    if study.diverged:
+        lines.append(f"Diverged, and counted with what their last checkpoint holds: {', '.join(study.diverged)}.")
+    if study.remade:
+        lines.append(f"Began from a warm start that was made again and came out otherwise: {', '.join(study.remade)}.")
+    if study.untuned_best:
+        pairs = ", ".join(f"{regime}-{arm}" for regime, arm in sorted(study.untuned_best))
+        lines.append(f"Tuning chose the untuned settings for {pairs}: their tuned cells are the untuned ones.")
+    return lines
