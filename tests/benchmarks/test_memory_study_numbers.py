@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 from memory_study import measures
-from memory_study.cells import STUDY, Cell, matrix
+from memory_study.cells import SMOKE, STUDY, Cell, fingerprint, matrix
 from memory_study.document import between, results
 from memory_study.estimates import Estimate, apart, over_seeds, t_interval
 from memory_study.more_tables import collapse, costs_of, curves, estimator_table, tokens, tuning
 from memory_study.plots import by_goals, learning, quality_bins
+from memory_study.store import read_json, write_json
 from memory_study.study import Study, gather
 from memory_study.tables import differences, distances, gaps, memories, scores, state, within_seeds
 
@@ -192,6 +195,7 @@ def test_tables_hold_what_was_computed_by_hand() -> None:
     found = differences(study, "easy")
     # 10, 10, 13: mean 11, deviation sqrt(3), 11 -+ 4.303
     assert row(found, "mempo - grpo")[:3] == ("mempo - grpo", "3", "+11.0 (+6.7 to +15.3)")
+    assert row(found, "mempo - grpo")[-1] == "+11.0 (+6.7 to +15.3)"
     assert row(found, "grpo - warm start")[1:3] == ("3", "+11.0 (+8.5 to +13.5)")
     closed = [cells for cells in gaps(study, "easy").rows if cells[0] == "grpo"]
     assert [(cells[1], cells[3].split()[0]) for cells in closed] == [
@@ -254,3 +258,26 @@ def test_pages_keep_what_is_not_theirs(tmp_path: Any) -> None:
     for draw in (by_goals, learning, quality_bins):
         draw(study, tmp_path / "picture.png")
         assert (tmp_path / "picture.png").stat().st_size > 5000
+
+
+def test_the_script_lists_shows_and_keeps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = importlib.import_module("memory_reward")
+    out, place = ("--out", str(tmp_path)), ("--stored", str(tmp_path / "kept"))
+    cell = Cell("warm", 0)
+    content = {"fingerprint": fingerprint(cell, SMOKE), "evaluations": {}, "cell": {}}
+    write_json(tmp_path / "cells" / "warm-0.json", content)
+    assert script.main(["--smoke", "--only", "warm-*", "--list", *out, *place]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in listed if line.endswith("done")] == ["warm-0"]
+    assert listed[-1].startswith("6 cells, about ")
+    assert script.main(["--smoke", "--pack", *out, *place]) == 0
+    assert read_json(tmp_path / "kept" / "warm-0.json.gz") == content | {"texts": {}}
+    (tmp_path / "cells" / "warm-0.json").unlink()
+    assert script.main(["--smoke", "--only", "warm-0", "--list", *out, *place]) == 0
+    assert "done" in capsys.readouterr().out  # a kept cell is done
+    assert script.main(["--table", "--out", str(tmp_path / "none"), "--stored", str(tmp_path / "none")]) == 0
+    shown = capsys.readouterr().out
+    assert "0 of 5 seeds are in" in shown
+    assert "|" not in shown  # no table without a cell
+    with pytest.raises(UserError, match="no cell fits"):
+        script.main(["--only", "no-such", *out])

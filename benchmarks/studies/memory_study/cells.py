@@ -251,7 +251,7 @@ def algorithm_config(cell: Cell) -> Any:
     if cell.kind == "warm":
         return GRPOConfig()
     arm = ARMS[cell.arm]
-    return replace(arm.settings, weight=cell.weight) if arm.weighted else arm.settings  # type: ignore[call-arg]
+    return replace(arm.settings, weight=cell.weight) if arm.weighted else arm.settings
 
 
 def fingerprint(cell: Cell, scale: Scale = STUDY) -> str:

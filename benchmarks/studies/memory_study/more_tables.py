@@ -135,7 +135,7 @@ def costs_of(study: Study, regime: str) -> Table:
                 *(f"{mean(wall):.0f}", f"{mean(scoring) / mean(wall):.0%}"),
             )
         )
-    header = ("arm", "seeds", "updates", "sampled tokens", "CPU s", "wall s", "of it scoring Q(m)")
+    header = ("arm", "seeds", "updates", "sampled tokens", "CPU s", "wall s", "of it scoring memories or values")
     return Table(f"costs-{regime}", f"{regime}: what training cost, mean over seeds", header, rows)
 
 

@@ -1,5 +1,7 @@
 """How long cells take, and how they are shared out.
 
+The minutes were measured on the default arms; further arms are taken to be as long, which was not measured.
+
 Invariant: the shards of a matrix are disjoint, together they are the matrix, and they depend on nothing that was run.
 """
 

@@ -43,8 +43,8 @@ from mempo_env.records import Episode
 from mempo_env.versions import versions
 
 from .analysis import columns, episode_text, rounded, template_share
+from .arms import REGIMES
 from .cells import (
-    REGIMES,
     STUDY,
     Cell,
     Scale,

@@ -4,7 +4,7 @@ A cell that is stored counts as done, so that another machine goes on where this
 
 Invariants:
     * a stored file is what the cell's own JSON file was, and a few of its episodes to read;
-    * nothing is stored twice under one name with other contents unless it is asked for.
+    * a stored cell is replaced only where it was made with other settings than the code has now.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class Table:
     key: str
     title: str
     header: tuple[str, ...]
-    rows: list[tuple[str, ...]]
+    rows: Sequence[tuple[str, ...]]
 
     def markdown(self) -> str:
         """As Markdown."""
@@ -53,22 +53,32 @@ def scores(study: Study, regime: str, name: str = "f1") -> Table:
         lines += [(f"{words} (history)", study.start("history", key)) for key, words in STARTS.items()]
     lines += [(label, study.after(regime, label)) for label in study.arms.get(regime, {})]
     rows = [
-        (words, str(len(found)), *(over_seeds([at(one, n, name) for one in found.values()]).text() for n in goals))
+        (
+            *(words, str(len(found))),
+            *(over_seeds([at(one, n, name) for one in found.values()]).text() for n in goals),
+            over_seeds([mean([at(one, n, name) for n in goals]) for one in found.values()]).text(),
+        )
         for words, found in lines
         if found
     ]
     return Table(
         f"{name}-{regime}",
         f"{regime}: {name.upper()} in %, mean over seeds (95 % t interval)",
-        ("policy", "seeds", *_goals(goals)),
+        ("policy", "seeds", *_goals(goals), "mean"),
         rows,
     )
 
 
-def difference(ours: Evaluations, theirs: Evaluations, goals: int) -> Estimate:
-    """F1 of one less that of the other, in points: seed by seed over the same tasks, then over seeds."""
+def difference(ours: Evaluations, theirs: Evaluations, *goals: int) -> Estimate:
+    """F1 of one less that of the other, in points: seed by seed over the same tasks, then over seeds.
+
+    Args:
+        ours: Evaluations by seed.
+        theirs: Others of the same tasks.
+        *goals: Numbers of goals; of several the mean.
+    """
     both = [seed for seed in ours if seed in theirs]
-    return over_seeds([mean(paired(ours[seed], theirs[seed], goals)) for seed in both])
+    return over_seeds([mean([mean(paired(ours[seed], theirs[seed], n)) for n in goals]) for seed in both])
 
 
 def differences(study: Study, regime: str) -> Table:
@@ -86,10 +96,11 @@ def differences(study: Study, regime: str) -> Table:
         for name, theirs in others.items():
             both = sum(seed in theirs for seed in ours)
             if both:
-                cells = (difference(ours, theirs, n).text(sign=True) for n in goals)
+                cells = [difference(ours, theirs, n).text(sign=True) for n in goals]
+                cells.append(difference(ours, theirs, *goals).text(sign=True))
                 rows.append((f"{label} - {name}", str(both), *cells))
     title = f"{regime}: differences in F1, points, paired by task within each seed, mean over seeds (95 % t interval)"
-    return Table(f"differences-{regime}", title, ("difference", "seeds", *_goals(goals)), rows)
+    return Table(f"differences-{regime}", title, ("difference", "seeds", *_goals(goals), "mean"), rows)
 
 
 def within_seeds(study: Study, regime: str) -> Table:
