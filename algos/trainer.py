@@ -115,7 +115,8 @@ class Trainer:
         Returns:
             The groups that were played and the metrics, among them the seconds of each part.
         """
-        started, cut_before = time.perf_counter(), self.policy.truncated_prompts
+        started, cpu = time.perf_counter(), time.process_time()
+        cut_before = self.policy.truncated_prompts
         groups = self.collect(self.steps_done)
         sampled, cut = time.perf_counter(), sum(self.processes.gather(self.policy.truncated_prompts - cut_before))
         advantages = self.algorithm.advantages(groups, self.scorer)
@@ -132,6 +133,7 @@ class Trainer:
             "time/scoring_s": scored - sampled,
             "time/update_s": time.perf_counter() - scored,
             "time/step_s": time.perf_counter() - started,
+            "time/cpu_s": time.process_time() - cpu,
         }
         self.steps_done += 1
         if self.stop_kl and (kl := metrics.get("train/kl", 0.0)) > self.stop_kl:

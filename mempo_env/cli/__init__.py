@@ -1,4 +1,4 @@
-"""The command line: ``mempo train | eval | compare | view | play | new-env | check-env | serve-search | env``.
+"""The command line: ``mempo train | eval | compare | view | play | new-env | check-env | reproduce | env | ..``.
 
 Invariants:
     * this file imports nothing heavy, so that ``mempo --help`` answers at once; a command's modules load when it runs;
@@ -24,6 +24,7 @@ COMMANDS = {
     "new-env": "Write the skeleton of an environment of your own: package, expert, test.",
     "check-env": "Check an environment, yours or ours, and its scripted expert.",
     "serve-search": "Serve a corpus to many environments over HTTP, in the protocol of Search-R1.",
+    "reproduce": "Run a cell of the study of the memory reward again, beside the kept result.",
     "env": "Print versions and machine, for bug reports.",
 }
 EXAMPLES = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-FOLDER = str(Path(__file__).resolve().parents[2] / "benchmarks")
-if FOLDER not in sys.path:
-    sys.path.append(FOLDER)  # last, so that nothing that is installed is hidden
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+for folder in (BENCHMARKS, BENCHMARKS / "studies"):
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))  # last, so that nothing that is installed is hidden

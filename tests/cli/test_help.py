@@ -22,6 +22,7 @@ from mempo_env.cli.eval import EvalFlags
 from mempo_env.cli.flags import peek
 from mempo_env.cli.new_env import NewEnvFlags
 from mempo_env.cli.play import PlayFlags
+from mempo_env.cli.reproduce import ReproduceFlags
 from mempo_env.cli.train import parse
 from mempo_env.cli.view import ViewFlags
 
@@ -31,6 +32,7 @@ POSITIONAL = {
     "view": ("--run", "RUN"),
     "new-env": ("--name", "NAME"),
     "check-env": ("--env", "ID"),
+    "reproduce": ("--cell", "CELL"),
 }
 COMMON = shlex.split("--algo --preset --env --model --dataset --goals --budget --steps --seed --out")
 
@@ -93,7 +95,7 @@ def test_common_flags_are_short_and_come_first(mempo: Mempo) -> None:
 
 @pytest.mark.parametrize("columns", [80, 100, 160])
 def test_help_is_tidy(mempo: Mempo, columns: int) -> None:
-    for command in ("train", "eval", "compare", "view", "play", "new-env", "check-env", "serve-search"):
+    for command in ("train", "eval", "compare", "view", "play", "new-env", "check-env", "serve-search", "reproduce"):
         text = mempo(command, "--help", columns=columns).out
         assert "``" not in text
         assert "(default: )" not in text
@@ -111,6 +113,7 @@ def test_help_is_tidy(mempo: Mempo, columns: int) -> None:
         ("view", ViewFlags),
         ("new-env", NewEnvFlags),
         ("check-env", CheckEnvFlags),
+        ("reproduce", ReproduceFlags),
     ],
 )
 def test_help_of_the_other_commands(mempo: Mempo, command: str, cls: type[Any]) -> None:
@@ -158,7 +161,7 @@ import sys
 from mempo_env.cli import main
 calls = (
     "train --help", "train --goals 17", "train --algo grpo --bogus", "eval --help", "play -h", "serve-search --help",
-    "check-env MemPO-MultiGoal-v0", "new-env no/name",
+    "check-env MemPO-MultiGoal-v0", "new-env no/name", "reproduce", "reproduce no-such-cell",
 )
 for call in calls:
     try:

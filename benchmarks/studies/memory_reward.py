@@ -1,0 +1,214 @@
+"""Does the memory reward teach memory? Arms that differ by it alone, in two regimes, over five seeds.
+
+    python benchmarks/studies/memory_reward.py --list                    the cells, and about how long each takes
+    python benchmarks/studies/memory_reward.py --shard 1/2               a part of them; stop and start it as you like
+    python benchmarks/studies/memory_reward.py --only 'hard-mempo-*'     some of them
+    python benchmarks/studies/memory_reward.py --table                   tables from what is there
+    python benchmarks/studies/memory_reward.py --pack                    keep what is there in benchmarks/results/study
+    python benchmarks/studies/memory_reward.py --document                write the tables and plots of docs/study.md
+
+Each cell (a warm start, a candidate of the tuning, or an arm in a regime with a seed) leaves one JSON file in
+``OUT/cells``; ``--pack`` keeps it, gzipped, beside the code. A cell that is in either place with the same settings is
+skipped, so that another machine goes on from what is kept; one that was interrupted goes on from its newest checkpoint.
+Shards run alone: what a cell needs and lacks, its seed's warm start, it makes itself. ``tuned`` cells wait for the
+whole tuning of their arm; a shard that meets them too early says so at its end and is started once more.
+
+Invariant: no cell is dropped; what failed or is missing is named in every table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import os
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as ``mempo`` has it: threads that wait do not spin
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from memory_study.cells import SMOKE, STUDY, Cell, Scale, matrix, same_as_untuned, with_choice
+from memory_study.plan import minutes, shard
+from memory_study.store import RESULTS, pack, read_cell
+from rich.console import Console
+
+from mempo_env.errors import UserError
+
+Reader = Callable[[Cell], dict[str, Any] | None]
+"""What a cell found; None where it is not there."""
+
+
+def read_shard(text: str) -> tuple[int, int]:
+    """``I/N`` as two numbers.
+
+    Raises:
+        argparse.ArgumentTypeError: It is not 1/N to N/N.
+    """
+    part, _, parts = text.partition("/")
+    if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
+        raise argparse.ArgumentTypeError(f"'{text}' is no shard; give I/N, such as 1/2")
+    return int(part), int(parts)
+
+
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """The flags."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("runs/study"), help="folder of the study")
+    parser.add_argument("--shard", type=read_shard, default=(1, 1), metavar="I/N", help="part I of N")
+    parser.add_argument("--only", default="*", metavar="GLOB", help="cells whose name fits")
+    parser.add_argument("--full", action="store_true", help="the further arms, too")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads of a cell")
+    parser.add_argument("--smoke", action="store_true", help="everything small: minutes, and no result")
+    parser.add_argument("--list", action="store_true", help="show the cells and run nothing")
+    parser.add_argument("--table", action="store_true", help="show the tables and run nothing")
+    parser.add_argument("--stored", type=Path, default=RESULTS, help="folder of the results that are kept")
+    parser.add_argument("--pack", action="store_true", help="keep the finished cells of --out there and run nothing")
+    parser.add_argument("--document", action="store_true", help="write docs/study.md from what is there; run nothing")
+    return parser.parse_args(argv)
+
+
+def dev_scores(read: Reader) -> dict[str, float]:
+    """Mean F1 on ``dev`` of the candidates of the tuning that are there."""
+    from memory_study.measures import mean_f1
+
+    found = {cell.name: read(cell) for cell in matrix(full=True) if cell.kind == "tune"}
+    return {name: mean_f1(result["evaluations"]["after"]) for name, result in found.items() if result is not None}
+
+
+def settled(cell: Cell, scores: Mapping[str, float]) -> Cell | None:
+    """The cell with its settings; None where it is a tuned one and the tuning is not done."""
+    return with_choice(cell, scores) if cell.kind == "tuned" else cell
+
+
+def run(
+    cells: list[Cell], arguments: argparse.Namespace, scale: Scale, console: Console, read: Reader
+) -> tuple[list[str], list[str]]:
+    """Runs cells, those with known settings first; a cell that fails stops no other.
+
+    Returns:
+        Names of those that wait for a tuning that is not done, and of those that failed.
+    """
+    from memory_study.runner import run_cell
+
+    waiting, failed = [], []
+    for number, cell in enumerate(sorted(cells, key=lambda cell: cell.kind == "tuned"), start=1):
+        console.print(f"[{number}/{len(cells)}] {cell.name}", markup=False)
+        ready = settled(cell, dev_scores(read) if cell.kind == "tuned" else {})
+        if ready is None:
+            waiting.append(cell.name)
+        elif same_as_untuned(ready):
+            console.print("    tuning chose the untuned settings", markup=False)
+        else:
+            try:
+                result = run_cell(ready, arguments.out, console, scale, arguments.threads, stored=arguments.stored)
+            except Exception:
+                console.print_exception()
+                failed.append(cell.name)
+                continue
+            console.print(f"    {result['seconds']['cpu']:.0f} CPU seconds {result.get('diverged', '')}", markup=False)
+    return waiting, failed
+
+
+def show_list(cells: list[Cell], read: Reader, console: Console) -> None:
+    """Prints the cells with their state."""
+    scores = dev_scores(read)
+    for cell in cells:
+        ready = settled(cell, scores)
+        if ready is None:
+            state = "waits for tuning"
+        elif same_as_untuned(ready):
+            state = "as untuned"
+        else:
+            state = "done" if read(ready) is not None else ""
+        console.print(f"{cell.name:40} {minutes(cell):5.1f} min  {state}", markup=False)
+    console.print(f"{len(cells)} cells, about {sum(map(minutes, cells)) / 60:.1f} hours of one core", markup=False)
+
+
+def default_kinds() -> dict[str, str]:
+    """Kinds of the cells of the default matrix, by name."""
+    return {cell.name: cell.kind for cell in matrix()}
+
+
+def document(stored: Path, console: Console) -> None:
+    """Writes the page and its pictures from the results that are kept."""
+    from memory_study.document import write_document
+    from memory_study.study import gather
+
+    def read(cell: Cell) -> dict[str, Any] | None:
+        return read_cell(stored, cell, STUDY, stored)
+
+    scores = dev_scores(read)
+    study = gather(matrix(full=True), read, lambda cell: settled(cell, scores))
+    for path in write_document(study, default_kinds()):
+        console.print(str(path), markup=False)
+
+
+def keep(arguments: argparse.Namespace, scale: Scale, read: Reader, console: Console) -> None:
+    """Stores the finished cells."""
+    scores = dev_scores(read)
+    ready = [settled(cell, scores) for cell in matrix(full=True)]
+    known = [cell for cell in ready if cell is not None and not same_as_untuned(cell)]
+    written = pack(known, arguments.out, arguments.stored, scale)
+    size = sum(path.stat().st_size for path in written) / 1e6
+    console.print(f"{len(written)} cells, {size:.1f} MB: {arguments.stored}", markup=False)
+
+
+def show_tables(scale: Scale, read: Reader, console: Console) -> None:
+    """Prints all tables, as Markdown."""
+    from memory_study.study import gather
+    from memory_study.tables import sections, state
+
+    scores = dev_scores(read)
+    study = gather(matrix(full=True), read, lambda cell: settled(cell, scores), scale)
+    for table in sections(study):
+        console.print(f"\n{table.title}\n\n{table.markdown()}", markup=False, highlight=False)
+    console.print("\n" + "\n".join(state(study, default_kinds())), markup=False, highlight=False)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Lists, runs, or shows tables; returns the exit status: 1 where cells wait for the tuning or failed."""
+    arguments, console = parse(argv), Console(soft_wrap=True)
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)  # peft asks for it
+    scale = SMOKE if arguments.smoke else STUDY
+    if arguments.smoke and arguments.out == Path("runs/study"):
+        arguments.out = Path("runs/study-smoke")
+    if arguments.smoke and arguments.stored == RESULTS:
+        arguments.stored = arguments.out / "stored"
+    cells = [
+        cell
+        for cell in shard(matrix(full=arguments.full), *arguments.shard)
+        if fnmatch.fnmatch(cell.name, arguments.only)
+    ]
+
+    def read(cell: Cell) -> dict[str, Any] | None:
+        return read_cell(arguments.out, cell, scale, arguments.stored)
+
+    if not cells:
+        raise UserError(f"no cell fits --only '{arguments.only}' in this shard; see --list")
+    if arguments.list:
+        show_list(cells, read, console)
+    elif arguments.table:
+        show_tables(scale, read, console)
+    elif arguments.pack:
+        keep(arguments, scale, read, console)
+    elif arguments.document:
+        document(arguments.stored, console)
+    else:
+        waiting, failed = run(cells, arguments, scale, console, read)
+        if waiting:
+            wait = "these wait for the tuning of other shards; start this shard once more"
+            console.print(f"{wait}: {', '.join(waiting)}", markup=False)
+        if failed:
+            console.print(f"these failed, see above: {', '.join(failed)}", markup=False)
+        return int(bool(waiting or failed))
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except UserError as error:
+        sys.exit(f"error: {error}")

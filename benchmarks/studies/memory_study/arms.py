@@ -1,0 +1,128 @@
+"""What is compared: regimes, and arms that differ by their algorithm alone.
+
+Arms that are not here, and why: ``reference``, ``leave_one_out``, ``empty_memory`` and ``frozen_reference`` under a
+normalisation, because what is constant over a group, or a mean over it, cancels there and the config refuses the pair;
+the ``history`` baseline, because the warm start has never seen a history, so that its probability given one says
+nothing. Importing this file imports no torch.
+
+Invariant: a default arm's settings are the published ones but for what its name says.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from mempo_env.algos.algorithm_config import GRPOConfig, MemPOConfig, MemPOPaperConfig
+from mempo_env.algos.ppo_config import PPOConfig
+from mempo_env.rewards import OutcomeMode
+
+
+@dataclass(frozen=True)
+class Regime:
+    """What reinforcement learning sees.
+
+    Attributes:
+        name: Of the regime.
+        goals: Least and most goals of a training task.
+        outcome: Outcome reward.
+        dev_goals: Numbers of goals that tuning is scored at.
+    """
+
+    name: str
+    goals: tuple[int, int]
+    outcome: OutcomeMode
+    dev_goals: tuple[int, ...]
+
+
+REGIMES = {
+    "easy": Regime("easy", (2, 4), "fraction", (2, 4)),
+    "hard": Regime("hard", (6, 10), "binary", (6, 8, 10)),
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to learn.
+
+    Attributes:
+        name: Of the arm.
+        algo: Algorithm, as ``mempo train --algo`` takes it.
+        settings: The algorithm's settings, without the weight.
+        words: What it is, for readers.
+        weighted: Whether there is a weight of the memory reward to tune.
+        default: Whether it is part of the default matrix, or of ``--full`` only.
+        context: Context strategy; another than ``memory`` has a warm start of its own. The demonstrator cannot do
+            without a memory, so that under ``history`` the memory blocks are part of what is kept.
+        regimes: Where it is run.
+    """
+
+    name: str
+    algo: str
+    settings: Any
+    words: str
+    weighted: bool = True
+    default: bool = True
+    context: str = "memory"
+    regimes: tuple[str, ...] = tuple(REGIMES)
+
+
+def _further(name: str, settings: MemPOConfig, words: str, **more: Any) -> Arm:
+    """A MemPO of ``--full``."""
+    algo = "mempo-paper" if isinstance(settings, MemPOPaperConfig) else "mempo"
+    return Arm(name, algo, settings, words, default=False, **more)
+
+
+_CONTROL = "memory_study.control"
+ARMS = {
+    arm.name: arm
+    for arm in (
+        Arm("grpo", "grpo", GRPOConfig(), "no memory reward", weighted=False),
+        Arm("mempo", "mempo", MemPOConfig(), "Q(m) less the mean of the group's other episodes (the brief's form)"),
+        Arm(
+            "mempo-paper",
+            "mempo-paper",
+            MemPOPaperConfig(baseline="old_memory"),
+            "Q(m) less Q of the memory before, z-scored over the group (the paper's form, with that baseline)",
+        ),
+        Arm("shuffled", f"{_CONTROL}:ShuffledMemPO", MemPOConfig(), "control: Q(m) dealt out anew within the group"),
+        Arm("ppo", "ppo", PPOConfig(), "a critic instead of groups", weighted=False, default=False),
+        _further("leave-one-out", MemPOConfig(baseline="leave_one_out"), "Q(m) less the mean of all other memories"),
+        _further("empty", MemPOConfig(baseline="empty_memory"), "Q(m) less Q of an empty memory"),
+        _further(
+            "frozen",
+            MemPOConfig(baseline="frozen_reference"),
+            "Q(m) less the mean of four of the warm start's episodes",
+        ),
+        _further("old", MemPOConfig(baseline="old_memory"), "Q(m) less Q of the memory before"),
+        _further(
+            "old-per-turn",
+            MemPOPaperConfig(baseline="old_memory", normalisation="per_turn"),
+            "the same, z-scored over the memories of equal turns",
+        ),
+        _further("unguarded", MemPOConfig(credit="all"), "as mempo, no guard on failed groups", regimes=("hard",)),
+        _further(
+            "unguarded-paper",
+            MemPOPaperConfig(baseline="old_memory", credit="all"),
+            "as mempo-paper, no guard on failed groups",
+            regimes=("hard",),
+        ),
+        _further("successes", MemPOConfig(credit="successes"), "as mempo, but only in episodes that succeeded"),
+        Arm(
+            "short",
+            f"{_CONTROL}:ShortMemPO",
+            MemPOConfig(),
+            "control: a memory is better the shorter it is, whatever it says",
+            default=False,
+        ),
+        Arm(
+            "history",
+            "grpo",
+            GRPOConfig(),
+            "GRPO with the full history kept, memory blocks too, from a warm start of its own",
+            weighted=False,
+            default=False,
+            context="history",
+        ),
+    )
+}

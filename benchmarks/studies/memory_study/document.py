@@ -1,0 +1,133 @@
+"""Writes the generated parts of docs/study.md, between markers, and its pictures, from the results that are kept.
+
+Invariant: what stands between the markers is made from kept cells alone; everything else in the file is left alone.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from mempo_env.errors import UserError
+
+from . import plots
+from .arms import ARMS, REGIMES
+from .cells import DEV_SEED, SEEDS, STUDY, candidates
+from .study import Study
+from .tables import Table, sections, state
+
+ROOT = Path(__file__).resolve().parents[3]
+PAGE = ROOT / "docs" / "study.md"
+IMAGES = ROOT / "docs" / "images"
+PICTURES = {
+    "study_f1.png": (plots.by_goals, "F1 by number of goals, warm start, ceiling and arms, in both regimes"),
+    "study_learning.png": (plots.learning, "F1 of training episodes by update, sampled token and CPU second"),
+    "study_quality.png": (plots.quality_bins, "Share of memories by Q(m), before and after"),
+}
+LONG = ("seeds-", "em-", "estimators-")
+"""Keys of tables that are folded away."""
+
+
+def between(text: str, name: str, content: str) -> str:
+    r"""A page with other content between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``.
+
+    Raises:
+        UserError: The page does not have both markers once.
+
+    >>> between("a <!-- begin x -->old<!-- end x --> b", "x", "new")
+    'a <!-- begin x -->\n\nnew\n\n<!-- end x --> b'
+    """
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise UserError(f"the page must have {begin} and {end} once each, in this order")
+    pattern = re.escape(begin) + ".*?" + re.escape(end)
+    return re.sub(pattern, lambda _: f"{begin}\n\n{content.strip()}\n\n{end}", text, flags=re.DOTALL)
+
+
+def arms_table() -> str:
+    """What each arm is."""
+    rows = [
+        (
+            f"`{arm.name}`",
+            arm.words,
+            "default" if arm.default else "`--full`" + ("" if len(arm.regimes) > 1 else f", {arm.regimes[0]} only"),
+        )
+        for arm in ARMS.values()
+    ]
+    return Table("arms", "", ("arm", "what differs", "matrix"), rows).markdown()
+
+
+def setup_table() -> str:
+    """The settings, as the code has them."""
+    tries = len(candidates("easy", "mempo"))
+    rows = [
+        ("seeds", f"{', '.join(map(str, SEEDS))}; tuning: {DEV_SEED}"),
+        *(
+            (
+                f"{regime.name}",
+                f"{regime.goals[0]} to {regime.goals[1]} goals, outcome `{regime.outcome}`, "
+                f"{STUDY.steps[regime.name]} updates of {STUDY.groups} tasks x {STUDY.group_size} episodes",
+            )
+            for regime in REGIMES.values()
+        ),
+        (
+            "warm start",
+            f"{STUDY.perfect_steps} steps on the expert, {STUDY.demonstrator_steps} on a demonstrator that forgets "
+            f"each note with 20 % per rewrite, {STUDY.warm_goals[0]} to {STUDY.warm_goals[1]} goals",
+        ),
+        (
+            "tests",
+            f"{STUDY.episodes} tasks of the `test` split at each of {', '.join(map(str, STUDY.test_goals))} goals, "
+            "greedy",
+        ),
+        (
+            "tuning",
+            f"{tries} candidates for each arm and regime, half the updates ({STUDY.tune_steps['easy']}), one seed, "
+            f"{STUDY.episodes} tasks of the `dev` split at each of the regime's goals",
+        ),
+    ]
+    return Table("setup", "", ("what", "how"), rows).markdown()
+
+
+def results(study: Study) -> str:
+    """All tables, long ones folded."""
+    parts = []
+    for table in sections(study):
+        text = f"**{table.title}**\n\n{table.markdown()}"
+        if table.key.startswith(LONG):
+            text = f"<details><summary>{table.title}</summary>\n\n{table.markdown()}\n\n</details>"
+        parts.append(text)
+    return "\n\n".join(parts) or "No cell is kept yet."
+
+
+def write_document(study: Study, default: Mapping[str, str], page: Path = PAGE, images: Path = IMAGES) -> list[Path]:
+    """Writes the page's generated parts and the pictures.
+
+    Args:
+        study: What is kept.
+        default: Kinds of the cells of the default matrix by name.
+        page: The page.
+        images: Folder of the pictures, beside the page.
+
+    Returns:
+        The files that were written.
+    """
+    text, written = page.read_text(encoding="utf-8"), [page]
+    shown = []
+    for name, (draw, words) in PICTURES.items():
+        if study.warm.get("memory"):
+            images.mkdir(parents=True, exist_ok=True)
+            draw(study, images / name)
+            written.append(images / name)
+            shown.append(f"![{words}]({images.name}/{name})")
+    for name, content in (
+        ("state", "\n".join(f"- {line}" for line in state(study, default))),
+        ("arms", arms_table()),
+        ("setup", setup_table()),
+        ("pictures", "\n\n".join(shown) or "No cell is kept yet."),
+        ("results", results(study)),
+    ):
+        text = between(text, name, content)
+    page.write_text(text, encoding="utf-8")
+    return written

@@ -1,0 +1,106 @@
+"""Results that are kept: one gzipped JSON file per cell, in a folder that goes with the code.
+
+A cell that is stored counts as done, so that another machine goes on where this one stopped. Weights are not stored.
+
+Invariants:
+    * a stored file is what the cell's own JSON file was, and a few of its episodes to read;
+    * a stored cell is replaced only where it was made with other settings than the code has now.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from mempo_env.errors import UserError
+
+from .cells import STUDY, Cell, Scale, fingerprint
+
+RESULTS = Path(__file__).resolve().parents[2] / "results" / "study"
+"""Where results are kept in the repository."""
+TEXTS = 1
+"""Episodes per evaluation and number of goals whose text is kept."""
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes JSON, gzipped where the name says so, aside and then renamed: the file is whole or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = json.dumps(content, separators=(",", ":"), allow_nan=False).encode("utf-8")
+    aside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    aside.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
+    os.replace(aside, path)
+
+
+def read_json(path: Path) -> Any:
+    """Reads what ``write_json`` wrote; None where there is no such file.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        data = path.read_bytes()
+        return json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
+    except (OSError, EOFError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({error}); remove it, and the cell is run again") from error
+
+
+def read_cell(out: Path, cell: Cell, scale: Scale = STUDY, stored: Path | None = None) -> dict[str, Any] | None:
+    """A finished cell: from the study's folder, else from where results are kept.
+
+    Args:
+        out: Folder of the study.
+        cell: Which cell.
+        scale: How much.
+        stored: Folder of kept results; None: only the study's own folder counts.
+
+    Returns:
+        What its JSON file holds; None where there is none, or one of other settings.
+    """
+    places = [out / "cells" / f"{cell.name}.json", *([stored / f"{cell.name}.json.gz"] if stored is not None else [])]
+    for path in places:
+        found: dict[str, Any] | None = read_json(path)
+        if found is not None and found["fingerprint"] == fingerprint(cell, scale):
+            return found
+    return None
+
+
+def pack(cells: Iterable[Cell], out: Path, stored: Path, scale: Scale = STUDY) -> list[Path]:
+    """Stores the cells that are done; what is stored already with the same settings stays.
+
+    Args:
+        cells: Which; ``tuned`` ones with their choice.
+        out: Folder of the study.
+        stored: Where to.
+        scale: How much.
+
+    Returns:
+        The files that were written.
+    """
+    written = []
+    for cell in cells:
+        path = stored / f"{cell.name}.json.gz"
+        found = read_cell(out, cell, scale)
+        if found is None or read_cell(stored / "none", cell, scale, stored) is not None:
+            continue
+        texts = read_json(out / "texts" / f"{cell.name}.json.gz") or {}
+        write_json(path, found | {"texts": {name: first_texts(some, TEXTS) for name, some in texts.items()}})
+        written.append(path)
+    return written
+
+
+def first_texts(episodes: Iterable[dict[str, Any]], most: int) -> list[dict[str, Any]]:
+    """The first episodes of each number of goals."""
+    seen: dict[int, int] = {}
+    kept = []
+    for episode in episodes:
+        goals = len(episode["gold"])
+        seen[goals] = seen.get(goals, 0) + 1
+        if seen[goals] <= most:
+            kept.append(episode)
+    return kept

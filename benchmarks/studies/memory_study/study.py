@@ -1,0 +1,111 @@
+"""The study as far as it has been run: the cells that are there, by what they are, and those that are not.
+
+Invariant: every cell that was asked for is either in or named in ``missing``; none is left out for what it says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .arms import ARMS, REGIMES
+from .cells import DEV_SEED, STUDY, Cell, Scale, same_as_untuned
+
+Result = Mapping[str, Any]
+"""What the JSON file of a cell holds."""
+
+TUNED = " (tuned)"
+
+
+@dataclass(frozen=True)
+class Study:
+    """Cells by what they are.
+
+    Attributes:
+        scale: How much was run.
+        seeds: That were asked for.
+        warm: Warm starts by context and seed.
+        arms: Per regime and label of an arm its cells by seed, in the order of the matrix; a tuned one is
+            ``<arm> (tuned)``.
+        tuning: Candidates by regime, arm and name.
+        missing: Names of the cells that are not there.
+        diverged: Names of those whose training met numbers that are not finite.
+        remade: Names of those that began from a warm start that was made again and came out otherwise.
+        untuned_best: Regimes and arms where tuning chose what the untuned cells have.
+    """
+
+    scale: Scale
+    seeds: tuple[int, ...]
+    warm: dict[str, dict[int, Result]] = field(default_factory=dict)
+    arms: dict[str, dict[str, dict[int, Result]]] = field(default_factory=dict)
+    tuning: dict[tuple[str, str], dict[str, Result]] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    diverged: list[str] = field(default_factory=list)
+    remade: list[str] = field(default_factory=list)
+    untuned_best: set[tuple[str, str]] = field(default_factory=set)
+
+    def after(self, regime: str, label: str) -> dict[int, Any]:
+        """Evaluations of an arm by seed."""
+        return {seed: found["evaluations"]["after"] for seed, found in self.arms.get(regime, {}).get(label, {}).items()}
+
+    def start(self, label: str, name: str = "before") -> dict[int, Any]:
+        """Evaluations by seed of the warm start that an arm began from: ``before``, ``imitation`` or ``expert``."""
+        return {seed: found["evaluations"][name] for seed, found in self.warm.get(context_of(label), {}).items()}
+
+    def complete(self) -> list[int]:
+        """Seeds whose warm start and untuned default cells are all there."""
+        names = [arm.name for arm in ARMS.values() if arm.default]
+        return [
+            seed
+            for seed in self.seeds
+            if seed in self.warm.get("memory", {})
+            and all(seed in self.arms.get(regime, {}).get(name, {}) for regime in REGIMES for name in names)
+        ]
+
+
+def context_of(label: str) -> str:
+    """The context strategy of an arm, by its label."""
+    name = label.removesuffix(TUNED)
+    return ARMS[name].context if name in ARMS else "memory"
+
+
+def gather(
+    cells: Sequence[Cell],
+    read: Callable[[Cell], Result | None],
+    settled: Callable[[Cell], Cell | None],
+    scale: Scale = STUDY,
+) -> Study:
+    """Reads all cells that are there.
+
+    Args:
+        cells: The matrix.
+        read: What a cell found; None where it is not there.
+        settled: A cell with its settings; None where they are not known yet.
+        scale: How much was asked for.
+
+    Returns:
+        The study.
+    """
+    study = Study(scale, tuple(sorted({cell.seed for cell in cells} - {DEV_SEED})))
+    for cell in cells:
+        ready = settled(cell)
+        if ready is not None and same_as_untuned(ready):
+            study.untuned_best.add((cell.regime, cell.arm))
+            continue
+        found = read(ready) if ready is not None else None
+        if found is None:
+            study.missing.append(cell.name)
+            continue
+        if found.get("diverged"):
+            study.diverged.append(cell.name)
+        if found.get("warm_start", {}).get("equal") is False:
+            study.remade.append(cell.name)
+        if cell.kind == "warm" and cell.seed != DEV_SEED:
+            study.warm.setdefault(cell.context, {})[cell.seed] = found
+        elif cell.kind == "tune":
+            study.tuning.setdefault((cell.regime, cell.arm), {})[cell.name] = found
+        elif cell.kind in ("train", "tuned"):
+            label = cell.arm + (TUNED if cell.kind == "tuned" else "")
+            study.arms.setdefault(cell.regime, {}).setdefault(label, {})[cell.seed] = found
+    return study

@@ -1,0 +1,249 @@
+"""Tables of the study, from the JSON files of its cells; ``sections`` is what ``--table`` and docs/study.md show.
+
+Invariant: how many seeds are in stands in every row of an arm.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .arms import REGIMES
+from .estimates import Estimate, apart, over_seeds, over_tasks
+from .measures import at, f1_at, gap_closed, mean, paired, pooled_share, quality
+from .study import TUNED, Study
+
+PAPER_BASE, PAPER_BEST = 25.98, 7.1
+"""What the paper claims in F1 over its base model and over the best earlier method."""
+PAPER_GOALS = 10
+STARTS = {"before": "warm start", "imitation": "imitation of the expert", "expert": "expert"}
+Evaluations = Mapping[int, Any]
+"""By seed."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Attributes:
+        key: Names it, for who picks one.
+        title: What it shows, with units.
+        header: Names of the columns.
+        rows: Their cells.
+    """
+
+    key: str
+    title: str
+    header: tuple[str, ...]
+    rows: Sequence[tuple[str, ...]]
+
+    def markdown(self) -> str:
+        """As Markdown."""
+        lines = [self.header, ("---",) * len(self.header), *self.rows]
+        return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def scores(study: Study, regime: str, name: str = "f1") -> Table:
+    """A score of every arm and of the ceilings at every number of goals, over seeds."""
+    goals = study.scale.test_goals
+    lines = [(words, study.start("", key)) for key, words in STARTS.items()]
+    if any(label.startswith("history") for label in study.arms.get(regime, {})):
+        lines += [(f"{words} (history)", study.start("history", key)) for key, words in STARTS.items()]
+    lines += [(label, study.after(regime, label)) for label in study.arms.get(regime, {})]
+    rows = [
+        (
+            *(words, str(len(found))),
+            *(over_seeds([at(one, n, name) for one in found.values()]).text() for n in goals),
+            over_seeds([mean([at(one, n, name) for n in goals]) for one in found.values()]).text(),
+        )
+        for words, found in lines
+        if found
+    ]
+    return Table(
+        f"{name}-{regime}",
+        f"{regime}: {name.upper()} in %, mean over seeds (95 % t interval)",
+        ("policy", "seeds", *_goals(goals), "mean"),
+        rows,
+    )
+
+
+def difference(ours: Evaluations, theirs: Evaluations, *goals: int) -> Estimate:
+    """F1 of one less that of the other, in points: seed by seed over the same tasks, then over seeds.
+
+    Args:
+        ours: Evaluations by seed.
+        theirs: Others of the same tasks.
+        *goals: Numbers of goals; of several the mean.
+    """
+    both = [seed for seed in ours if seed in theirs]
+    return over_seeds([mean([mean(paired(ours[seed], theirs[seed], n)) for n in goals]) for seed in both])
+
+
+def differences(study: Study, regime: str) -> Table:
+    """Every arm less its warm start and less GRPO, and MemPO less its control."""
+    goals, rows = study.scale.test_goals, []
+    arms = study.arms.get(regime, {})
+    for label in arms:
+        ours = study.after(regime, label)
+        others = {"warm start": study.start(label)}
+        partner = "grpo" + (TUNED if label.endswith(TUNED) else "")
+        if label != partner and partner in arms:
+            others[partner] = study.after(regime, partner)
+        if label == "mempo" and "shuffled" in arms:
+            others["shuffled"] = study.after(regime, "shuffled")
+        for name, theirs in others.items():
+            both = sum(seed in theirs for seed in ours)
+            if both:
+                cells = [difference(ours, theirs, n).text(sign=True) for n in goals]
+                cells.append(difference(ours, theirs, *goals).text(sign=True))
+                rows.append((f"{label} - {name}", str(both), *cells))
+    title = f"{regime}: differences in F1, points, paired by task within each seed, mean over seeds (95 % t interval)"
+    return Table(f"differences-{regime}", title, ("difference", "seeds", *_goals(goals), "mean"), rows)
+
+
+def within_seeds(study: Study, regime: str) -> Table:
+    """F1 of each arm and seed, and the default arms' differences from GRPO, with bootstrap intervals over tasks."""
+    goals, rows = study.scale.test_goals, []
+    arms = study.arms.get(regime, {})
+    for seed in study.seeds:
+        for label in arms:
+            ours, theirs = study.after(regime, label).get(seed), study.after(regime, "grpo").get(seed)
+            if ours is None:
+                continue
+            rows.append((f"{label}, seed {seed}", *(over_tasks(_column(ours, n)).text() for n in goals)))
+            if theirs is not None and label != "grpo":
+                cells = (over_tasks(paired(ours, theirs, n)).text(sign=True) for n in goals)
+                rows.append((f"{label} - grpo, seed {seed}", *cells))
+    title = f"{regime}: F1 of each seed, %, and differences in points (95 % bootstrap interval over its test tasks)"
+    return Table(f"seeds-{regime}", title, ("arm", *_goals(goals)), rows)
+
+
+def gaps(study: Study, regime: str) -> Table:
+    """Share of the distance from the warm start to either ceiling that an arm closed."""
+    goals, rows = study.scale.test_goals, []
+    for label in study.arms.get(regime, {}):
+        ours, start = study.after(regime, label), study.start(label)
+        for ceiling in ("imitation", "expert"):
+            top = study.start(label, ceiling)
+            seeds = [seed for seed in ours if seed in start and seed in top]
+            closed = [
+                [gap_closed(f1_at(start[s], n), f1_at(ours[s], n), f1_at(top[s], n)) for s in seeds] for n in goals
+            ]
+            if seeds:
+                rows.append((label, STARTS[ceiling], str(len(seeds)), *(over_seeds(c).text(2) for c in closed)))
+    title = f"{regime}: share of the F1 between warm start and ceiling that was closed, mean over seeds"
+    return Table(f"gaps-{regime}", title, ("arm", "ceiling", "seeds", *_goals(goals)), rows)
+
+
+def memories(study: Study, regime: str) -> Table:
+    """Q(m) before and after, and what memories hold."""
+    goals, rows = study.scale.test_goals, []
+
+    def row(label: str, found: Evaluations) -> tuple[str, ...]:
+        some = list(found.values())
+        shares = (("kept", "had"), ("noted", "new"), ("notes_right", "notes"), ("facts_final", "facts"))
+        cells = [over_seeds([quality(one, goals)[part] for one in some]).text(3) for part in (0, 1)]
+        cells += (
+            [over_seeds([quality(one, (PAPER_GOALS,))[1] for one in some]).text(3)] if PAPER_GOALS in goals else ["-"]
+        )
+        cells += [over_seeds([pooled_share(one, goals, *share) for one in some]).text(3) for share in shares]
+        return label, str(len(some)), *cells
+
+    starts = [(words, study.start("", key)) for key, words in STARTS.items()]
+    rows = [row(words, found) for words, found in starts if found]
+    rows += [row(label, study.after(regime, label)) for label in study.arms.get(regime, {})]
+    header = (
+        *("policy", "seeds", "Q(m)", "Q(m) > 0.8", "> 0.8 at 10 goals"),
+        *("kept per rewrite", "noted when shown", "notes that are facts", "held at the end"),
+    )
+    title = f"{regime}: memories over all numbers of goals; shares, mean over seeds (95 % t interval)"
+    return Table(f"memories-{regime}", title, header, rows)
+
+
+def distances(study: Study) -> Table:
+    """What the paper claims beside what was found, whichever sign it has."""
+    rows = []
+    if PAPER_GOALS not in study.scale.test_goals:
+        return Table("distances", "Distances to the paper's claims", ("claim",), [])
+    for regime in REGIMES:
+        for label in ("mempo", "mempo-paper", f"mempo{TUNED}", f"mempo-paper{TUNED}"):
+            ours = study.after(regime, label)
+            grpo = study.after(regime, "grpo" + (TUNED if label.endswith(TUNED) else ""))
+            if not ours:
+                continue
+            base, best = (difference(ours, theirs, PAPER_GOALS) for theirs in (study.start(label), grpo))
+            one, two = (over_seeds([f1_at(e, PAPER_GOALS) for e in found.values()]) for found in (ours, grpo))
+            rows.append(
+                (
+                    *(f"{regime}, {label}", str(len(ours))),
+                    *(base.text(sign=True), _less(base, PAPER_BASE)),
+                    *(best.text(sign=True), _less(best, PAPER_BEST)),
+                    _word(apart(one, two)),
+                    _word(best.excludes_zero),
+                )
+            )
+    header = (
+        *("regime, arm", "seeds", "over warm start", f"less {PAPER_BASE}", "over GRPO", f"less {PAPER_BEST}"),
+        *("intervals of MemPO and GRPO apart", "paired interval without 0"),
+    )
+    return Table("distances", f"F1 at {PAPER_GOALS} goals, points, beside the paper's claims", header, rows)
+
+
+def _less(found: Estimate, claim: float) -> str:
+    return "-" if math.isnan(found.mean) else f"{found.mean - claim:+.1f}"
+
+
+def _word(value: bool | None) -> str:
+    return {None: "too few seeds", True: "yes", False: "no"}[value]
+
+
+def _column(evaluation: Any, goals: int) -> list[float]:
+    return [value for value in evaluation[str(goals)]["episodes"]["f1"] if value is not None]
+
+
+def _goals(goals: Sequence[int]) -> tuple[str, ...]:
+    return tuple(f"{n} goals" for n in goals)
+
+
+def sections(study: Study) -> list[Table]:
+    """All tables that have a row, in the order in which they are read."""
+    from .more_tables import collapse, costs_of, curves, estimator_table, tokens, tuning
+
+    each: Sequence[Callable[[Study, str], Table]] = (scores, differences, gaps, memories)
+    found = [distances(study)]
+    for regime in REGIMES:
+        found += [make(study, regime) for make in each]
+        found += [make(study, regime) for make in (tokens, estimator_table, collapse, curves, costs_of)]
+        found += [scores(study, regime, "em"), within_seeds(study, regime)]
+    return [table for table in [*found, tuning(study)] if table.rows]
+
+
+KINDS = {"warm": "warm starts", "train": "untuned cells", "tune": "candidates of the tuning", "tuned": "tuned cells"}
+
+
+def state(study: Study, default: Mapping[str, str]) -> list[str]:
+    """In words, which seeds are in, what is missing and what diverged.
+
+    Args:
+        study: What is there.
+        default: Kinds of the cells of the default matrix by name; what else is missing is counted, not named.
+    """
+    done = study.complete()
+    lines = [f"{len(done)} of {len(study.seeds)} seeds are in: warm start and all untuned cells of the default arms."]
+    for kind, words in KINDS.items():
+        every = [name for name, other in default.items() if other == kind]
+        missing = [name for name in every if name in study.missing]
+        line = f"Default matrix, {words}: {len(every) - len(missing)} of {len(every)} are in"
+        lines.append(f"{line}; missing: {', '.join(missing)}." if 0 < len(missing) < len(every) else f"{line}.")
+    if further := [name for name in study.missing if name not in default]:
+        lines.append(f"Further arms: {len(further)} cells are missing.")
+    if study.diverged:
+        lines.append(f"Diverged, and counted with what their last checkpoint holds: {', '.join(study.diverged)}.")
+    if study.remade:
+        lines.append(f"Began from a warm start that was made again and came out otherwise: {', '.join(study.remade)}.")
+    if study.untuned_best:
+        pairs = ", ".join(f"{regime}-{arm}" for regime, arm in sorted(study.untuned_best))
+        lines.append(f"Tuning chose the untuned settings for {pairs}: their tuned cells are the untuned ones.")
+    return lines
