@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
+MAX_SCORES = 1 << 25
+"""Most scores of a chunk, 128 MiB in float32, of which two live at one time: beyond it a product gains nothing."""
+
 
 def token_logprobs(
     head: nn.Module,
@@ -33,7 +36,8 @@ def token_logprobs(
         states: (N, D) hidden states.
         ids: (N,) the token after each.
         temperature: Divides the logits.
-        chunk_tokens: Tokens whose logits live at one time; None: the plain path, all at once.
+        chunk_tokens: Most tokens whose logits live at one time, fewer under a large vocabulary (``MAX_SCORES``). None:
+            the plain path, all at once.
         entropy: Whether to return the entropy of each distribution too, without gradient.
 
     Returns:
@@ -41,10 +45,9 @@ def token_logprobs(
     """
     if chunk_tokens is None:
         return _plain(head, states, ids, temperature, entropy)
+    size = min(chunk_tokens, max(1, MAX_SCORES // getattr(head, "out_features", 1)))
     parts = []
-    for piece, chosen in zip(
-        torch.split(states, chunk_tokens), torch.split(ids, chunk_tokens), strict=True
-    ):  # (n, D), (n,)
+    for piece, chosen in zip(torch.split(states, size), torch.split(ids, size), strict=True):  # (n, D), (n,)
         if not (torch.is_grad_enabled() and (piece.requires_grad or _learns(head))):
             parts.append(_logprobs(_logits(head, piece, temperature), chosen, entropy)[:2])
         elif type(head) is nn.Linear and not _learns(head):

@@ -148,7 +148,7 @@ def output_logprobs(
         model: A causal LM of transformers, plain or under peft.
         batch: Rows of (B, T) ids with (B, O) outputs.
         temperature: Divides the logits, as the sampler did.
-        chunk_tokens: Output tokens whose logits live at one time, with gradient, too. None: the plain path, all at
+        chunk_tokens: Most output tokens whose logits live at one time, with gradient, too. None: the plain path, all at
             once.
         entropy: Whether to return the entropy of each token's distribution too (without gradient).
 

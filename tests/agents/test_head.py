@@ -90,3 +90,13 @@ def test_the_logits_are_computed_once_for_both_passes() -> None:
     assert len(calls) == 3
     assert states.grad is not None
     assert bool(states.grad.any())
+
+
+@pytest.mark.parametrize(("most", "sizes"), [(10**6, [7, 2]), (4 * VOCABULARY, [4, 4, 1]), (1, [1] * 9)])
+def test_a_chunk_has_no_more_scores_than_allowed(most: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mempo_env.agents.head.MAX_SCORES", most)
+    states, ids, _ = draw(9)
+    head, seen = make_head(), []
+    head.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
+    token_logprobs(head, states, ids, chunk_tokens=7)
+    assert seen == sizes
