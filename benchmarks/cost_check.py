@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import math
 import os
 import subprocess
 import sys
@@ -30,10 +31,10 @@ from cost_formulas import (
     backward_flops,
     forward_flops,
     logits_bytes,
-    prefix,
+    packed,
     row,
     saved_bytes,
-    training_bytes,
+    slope_bytes,
 )
 from cost_tokens import check_tokens
 from learner_step import GROUP, make_groups
@@ -76,12 +77,9 @@ def one_group(shape: ModelShape, prompt: int, output: int) -> list[Any]:
     return make_groups(Rows(rows=GROUP, prompt=prompt, output=output), shape.vocab)
 
 
-def shared_work(prompt: int, output: int, *, skipped: bool) -> Work:
+def shared_work(shape: ModelShape, prompt: int, output: int) -> Work:
     """Of one group: all but the last prompt token is read once."""
-    work = prefix(prompt - 1, skipped=skipped)
-    for _ in range(GROUP):
-        work += row(1, output, prompt - 1, skipped=skipped)
-    return work
+    return packed(shape, prompt - 1, GROUP, 1, output)
 
 
 def check_flops(name: str, prompt: int, output: int) -> Iterator[dict[str, Any]]:
@@ -96,15 +94,15 @@ def check_flops(name: str, prompt: int, output: int) -> Iterator[dict[str, Any]]
 
     with torch.no_grad():
         counted = counted_flops(lambda: model(input_ids=ids, logits_to_keep=1))
-    work = row(prompt - 1, 1, skipped=False)
+    work = row(prompt - 1, 1, tile=math.inf)
     yield {"what": "prefill", "predicted": forward_flops(shape, work), "measured": sum(counted.values())}
     model.train()
     for share in (False, True):
-        work = shared_work(prompt, output, skipped=False)
+        work = shared_work(shape, prompt, output)
         if not share:
             work = Work()
             for _ in range(GROUP):
-                work += row(prompt, output, skipped=False)
+                work += row(prompt, output, tile=math.inf)
         predicted = forward_flops(shape, work) + backward_flops(shape, work)
         counted = counted_flops(lambda share=share: learn(share))  # type: ignore[misc]
         what = "forward and backward" + (", shared prefixes" if share else "")
@@ -159,7 +157,7 @@ def learner(name: str, prompt: int, output: int) -> Learner:
     updater = Updater(policy, GRPO(GRPOConfig(beta=1e-3)), optimizer, micro_batch_tokens=2048)
     groups = one_group(shape, prompt, output)
     given = {(0, i, 0): torch.full((output,), 1.0 - 2.0 * (i % 2)) for i in range(GROUP)}
-    work = shared_work(prompt, output, skipped=True)
+    work = shared_work(shape, prompt, output)
     flops = forward_flops(shape, work, adapter=False) + forward_flops(shape, work) + backward_flops(shape, work)
     return Learner(policy, lambda: updater.update(groups, Advantages(given)), flops, shape)
 
@@ -201,8 +199,9 @@ def peak(name: str, prompt: int, output: int) -> dict[str, float]:
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak so far, of loading, is forgotten
     before = resident("VmRSS")
     made.step()
-    tokens, shape = prompt - 1 + GROUP * (1 + output), made.shape
-    predicted = tokens * saved_bytes(shape) + logits_bytes(shape, min(1024, GROUP * output)) + training_bytes(shape)
+    shape, work = made.shape, shared_work(made.shape, prompt, output)
+    kept = work.tokens * saved_bytes(shape, packed=True) + work.outputs * slope_bytes(shape)
+    predicted = kept + logits_bytes(shape, min(1024, work.outputs))  # gradients and moments come when these are gone
     return {"predicted": predicted, "measured": resident("VmHWM") - before}
 
 

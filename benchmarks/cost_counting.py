@@ -1,7 +1,7 @@
 """What torch counts and a process takes, to be put beside what ``cost_formulas.py`` says.
 
-Invariant: CPU time, never the clock: the machine may be shared. FLOPs are those of the kernels that ran, so attention
-counts its whole rectangle; predictions to compare are made with ``skipped=False``.
+Invariant: CPU time, never the clock: the machine may be shared. FLOPs are those of the kernels that ran: of fused
+attention the whole square, so that predictions to compare are made with an infinite ``tile``; of packed rows the tiles.
 """
 
 from __future__ import annotations

@@ -150,24 +150,21 @@ def group_prompts(shape: EpisodeShape, context: Context, episodes: int) -> list[
     return found
 
 
-def rows_work(
-    prompts: Sequence[tuple[int, ...]], outputs: Sequence[float], *, share: bool, skipped: bool = True
-) -> Work:
+def rows_work(prompts: Sequence[tuple[int, ...]], outputs: Sequence[float], *, share: bool) -> Work:
     """What one forward pass over rows has to do, all of them in one batch.
 
     Args:
         prompts: Ids.
         outputs: Output tokens of each.
         share: Whether what prompts have in common is computed once, where that saves enough.
-        skipped: See ``cost_formulas.row``.
     """
     total, found = Work(), clusters(prompts)
     worthwhile = saved_tokens(found) >= WORTHWHILE * (sum(map(len, prompts)) + sum(outputs))
     for cluster in found:
         shared = cluster.shared if share and worthwhile else 0
-        total += prefix(shared, skipped=skipped)
+        total += prefix(shared)
         for index in cluster.rows:
-            total += row(len(prompts[index]) - shared, outputs[index], shared, skipped=skipped)
+            total += row(len(prompts[index]) - shared, outputs[index], shared)
     return total
 
 

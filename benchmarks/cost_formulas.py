@@ -14,6 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from mempo_env.agents.prefix_attention import MIN_QUERIES, TILE
+
 
 @dataclass(frozen=True)
 class ModelShape:
@@ -139,23 +141,62 @@ class Work:
         return Work(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
 
 
-def row(prompt: float, output: float, before: float = 0, *, skipped: bool = True) -> Work:
+def causal_pairs(tokens: float, tile: float = 1) -> float:
+    """Pairs of a query and a key that are computed for a sequence.
+
+    Args:
+        tokens: Its length.
+        tile: Queries that meet, together, all keys up to the last of them. 1: only what a query sees is computed;
+            infinite: the whole square, as torch's counter takes a fused kernel.
+    """
+    if tile == 1:
+        return tokens * (tokens + 1) / 2
+    tile = min(tile, max(tokens, 1))
+    whole, rest = divmod(tokens, tile)
+    return tile**2 * whole * (whole + 1) / 2 + rest * tokens
+
+
+def row(prompt: float, output: float, before: float = 0, *, tile: float = 1) -> Work:
     """A row, or its rest after a shared prefix.
 
     Args:
         prompt: Prompt tokens, without the prefix.
         output: Output tokens.
         before: Tokens of the prefix.
-        skipped: Whether a kernel skips what the causal mask hides. Torch's counter takes the whole rectangle.
+        tile: See ``causal_pairs``.
     """
     n = prompt + output
-    return Work(n, n * before + (n * (n + 1) / 2 if skipped else n * n), output)
+    return Work(n, n * before + causal_pairs(n, tile), output)
 
 
-def prefix(tokens: float, *, skipped: bool = True) -> Work:
-    """A shared prefix."""
-    pairs = row(tokens, 0, skipped=skipped).pairs
+def prefix(tokens: float, *, tile: float = 1) -> Work:
+    """A shared prefix in a forward pass of its own, whose keys and values the rows' pass finds in a cache."""
+    pairs = causal_pairs(tokens, tile)
     return Work(tokens, pairs, 0, tokens, pairs)
+
+
+def packed(model: ModelShape, shared: int, rows: int, prompt: int, output: int) -> Work:
+    """A prefix and equal rows after it in one sequence, in ``prefix_attention``'s tiles, as rows are computed on a CPU.
+
+    A row's last output token predicts nothing and is left out. The last layer has no idle parts: the prefix's tokens
+    are in its products like all others.
+
+    Args:
+        model: The model; its heads decide how many queries a tile has.
+        shared: Tokens of the prefix.
+        rows: How many rows.
+        prompt: Prompt tokens of a row, without the prefix.
+        output: Output tokens of a row.
+    """
+    length = prompt + output - 1
+    one = row(prompt, output - 1, shared, tile=tile_queries(model, length))
+    suffixes = Work(rows * one.tokens, rows * one.pairs, rows * output)
+    return row(shared, 0, tile=tile_queries(model, shared)) + suffixes
+
+
+def tile_queries(model: ModelShape, keys: int) -> int:
+    """Queries of a tile of ``prefix_attention`` that meet up to so many keys."""
+    return max(MIN_QUERIES, TILE // (model.heads * max(1, keys)))
 
 
 def forward_flops(model: ModelShape, work: Work, *, adapter: bool = True) -> float:
@@ -174,7 +215,6 @@ def backward_flops(
     model: ModelShape,
     work: Work,
     *,
-    head_again: bool = True,
     attention_factor: float = 2.5,
     checkpointing: bool = False,
 ) -> float:
@@ -186,7 +226,6 @@ def backward_flops(
     Args:
         model: The model.
         work: Of the forward pass.
-        head_again: Whether the head is computed a second time, in chunks.
         attention_factor: Of the forward pass: 2.5 where the scores are computed again (Dao, arXiv 2307.08691), 2 where
             they were kept.
         checkpointing: Whether every layer is computed a second time.
@@ -196,7 +235,7 @@ def backward_flops(
     idle = ("q", "o", "gate", "up", "down")
     unused = work.prefix * (2 * model.layer(*idle) + 4 * model.layer_adapter(*idle))
     attention = attention_factor * 4 * model.query_width * (model.layers * work.pairs - work.prefix_pairs)
-    head = (2 if head_again else 1) * head_flops(model, work.outputs)
+    head = head_flops(model, work.outputs)  # in truth in the forward pass, whose logits are not kept for it
     again = forward_flops(model, replace(work, outputs=0)) if checkpointing else 0.0
     return base + trained - unused + attention + head + again
 
@@ -219,8 +258,8 @@ def kv_bytes(model: ModelShape) -> int:
     return 2 * model.layers * model.kv_width * model.bytes
 
 
-def saved_bytes(model: ModelShape, *, checkpointing: bool = False) -> int:
-    """Bytes that a token of a forward pass keeps for the backward pass, in the layers; its chunk of the head not.
+def saved_bytes(model: ModelShape, *, checkpointing: bool = False, packed: bool = False) -> int:
+    """Bytes that a token of a forward pass keeps for the backward pass, in the layers; the head's not.
 
     Per layer: the inputs of the two norms in float32 with a scale each; queries, keys, values, output and a float32 sum
     per head of attention; gate, activated gate and up projection; what each adapter was given, and its r numbers. Where
@@ -230,6 +269,8 @@ def saved_bytes(model: ModelShape, *, checkpointing: bool = False) -> int:
     Args:
         model: The model.
         checkpointing: Only the layers' inputs are kept, and one layer's worth while it is computed again.
+        packed: Whether the token stands in packed rows, whose attention keeps its output by heads: another storage than
+            the adapter's input, too, where the types are the same.
     """
     d, f, q, k, b, r = (
         model.width, model.feed_forward, model.query_width, model.kv_width, model.bytes, model.rank,
@@ -237,7 +278,8 @@ def saved_bytes(model: ModelShape, *, checkpointing: bool = False) -> int:
     norms = 2 * (4 * d + 4)
     attention = b * (2 * q + 2 * k) + 4 * model.heads
     gated = 3 * b * f
-    given = model.adapter_bytes * (5 * d + q + f) if model.adapter_bytes != b else b * (2 * d + f)
+    shared = b * (2 * d + f + packed * q)
+    given = model.adapter_bytes * (5 * d + q + f) if model.adapter_bytes != b else shared
     layer = norms + attention + gated + given + 7 * r * model.adapter_bytes
     positions = 2 * b * model.head_dim  # sine and cosine, once for all layers
     if checkpointing:
@@ -245,6 +287,11 @@ def saved_bytes(model: ModelShape, *, checkpointing: bool = False) -> int:
     return model.layers * layer + positions
 
 
+def slope_bytes(model: ModelShape) -> int:
+    """Bytes that an output token keeps in the head: the gradient of its log-probability by its hidden state."""
+    return model.width * model.bytes
+
+
 def logits_bytes(model: ModelShape, outputs: float) -> float:
-    """Bytes at the peak of the head: scores in the model's type, and three float32 copies (scaled, log, gradient)."""
-    return outputs * model.vocab * (model.bytes + 12)
+    """Bytes at the peak of the head: logits, their exponentials, and both multiplied for the entropy, in float32."""
+    return outputs * model.vocab * 12

@@ -19,7 +19,6 @@ from cost_formulas import (
     Work,
     backward_flops,
     forward_flops,
-    head_flops,
     kv_bytes,
     logits_bytes,
     row,
@@ -234,12 +233,6 @@ def flops_per_episode(model: ModelShape, shape: EpisodeShape, plan: Plan) -> dic
         "reference": forward_flops(model, one) / plan.group_size,
         "update": (forward_flops(model, one) + backward_flops(model, one)) / plan.group_size,
     }
-
-
-def head_share(model: ModelShape, shape: EpisodeShape, plan: Plan) -> float:
-    """Share of the head in the FLOPs of the update."""
-    outputs = sum(shape.outputs())
-    return 3 * head_flops(model, outputs) / flops_per_episode(model, shape, plan)["update"]
 
 
 def memory_of(model: ModelShape, machine: Machine, *, chunk: int = 1024) -> dict[str, float]:

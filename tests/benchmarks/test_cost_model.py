@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import sys
 from dataclasses import replace
@@ -12,12 +13,14 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
+from mempo_env.agents import prefix_attention
 from mempo_env.agents.models import add_lora
 from mempo_env.agents.scoring import output_logprobs
 from mempo_env.agents.settings import LoraSettings
 from mempo_env.budgets import get_budget
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+import cost_formulas
 from cost_counting import batch_of, counted_flops, kept_bytes, kernels_of, states_of
 from cost_episodes import (
     EpisodeLaw,
@@ -34,11 +37,14 @@ from cost_formulas import (
     ModelShape,
     Work,
     backward_flops,
+    causal_pairs,
     forward_flops,
     head_flops,
+    packed,
     prefix,
     row,
     saved_bytes,
+    slope_bytes,
 )
 from cost_machines import (
     H100,
@@ -70,7 +76,7 @@ EPISODE = EpisodeShape(
 PROMPT, OUTPUT = 24, 6
 
 
-def build(family: str, dtype: torch.dtype = torch.float32) -> tuple[Any, ModelShape]:
+def build(family: str, dtype: torch.dtype = torch.float32, attention: str = "sdpa") -> tuple[Any, ModelShape]:
     """A model with grouped queries and an adapter of rank 4, and its shape."""
     sizes: dict[str, Any] = {
         "vocab_size": 97,
@@ -79,6 +85,7 @@ def build(family: str, dtype: torch.dtype = torch.float32) -> tuple[Any, ModelSh
         "num_hidden_layers": 3,
         "num_attention_heads": 6,
         "num_key_value_heads": 2,
+        "attn_implementation": attention,
     }
     torch.manual_seed(0)
     if family == "qwen":
@@ -105,7 +112,7 @@ def test_flops_of_a_prompt_are_those_that_torch_counts(family: str) -> None:
     ids = torch.ones((1, PROMPT), dtype=torch.long)
     with torch.no_grad():
         counted = counted_flops(lambda: model(input_ids=ids, logits_to_keep=1))
-    assert sum(counted.values()) == forward_flops(shape, row(PROMPT - 1, 1, skipped=False))
+    assert sum(counted.values()) == forward_flops(shape, row(PROMPT - 1, 1, tile=math.inf))
     # The head of a single token is a batched product, as attention's are.
     assert counted["batched"] == 4 * 3 * 48 * PROMPT**2 + head_flops(shape, 1)
 
@@ -118,25 +125,68 @@ def test_flops_of_a_learner_are_those_that_torch_counts(family: str) -> None:
     def learn() -> None:
         output_logprobs(model, batch, chunk_tokens=None)[0].sum().backward()  # type: ignore[no-untyped-call]
 
-    work = sum((row(PROMPT, OUTPUT, skipped=False) for _ in range(8)), Work())
-    predicted = forward_flops(shape, work) + backward_flops(shape, work, head_again=False)
+    work = sum((row(PROMPT, OUTPUT, tile=math.inf) for _ in range(8)), Work())
+    predicted = forward_flops(shape, work) + backward_flops(shape, work)
     assert sum(counted_flops(learn).values()) == pytest.approx(predicted, rel=1e-3)
 
 
-def test_flops_of_shared_prefixes_are_those_that_torch_counts() -> None:
-    model, shape = build("qwen")
+# The prefix in four tiles, and in one.
+@pytest.mark.parametrize("tile", [1 << 10, 1 << 18])
+@pytest.mark.parametrize("family", ["qwen", "llama"])
+def test_flops_of_packed_rows_are_those_that_torch_counts(
+    family: str, tile: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (prefix_attention, cost_formulas):
+        monkeypatch.setattr(module, "TILE", tile)
+        monkeypatch.setattr(module, "MIN_QUERIES", 4)
+    model, shape = build(family)
     batch = batch_of(groups_of(shape), share=True)
     assert batch.prefix is not None
 
     def learn() -> None:
-        output_logprobs(model, batch, chunk_tokens=None)[0].sum().backward()  # type: ignore[no-untyped-call]
+        output_logprobs(model, batch, chunk_tokens=20)[0].sum().backward()  # type: ignore[no-untyped-call]
 
-    work = prefix(PROMPT - 1)
+    work = packed(shape, PROMPT - 1, 8, 1, OUTPUT)
+    attention = 3.5 * 4 * shape.layers * shape.query_width * work.pairs
+    counted = counted_flops(learn)
+    assert counted["batched"] == attention
+    predicted = forward_flops(shape, work) + backward_flops(shape, work)
+    assert sum(counted.values()) == pytest.approx(predicted, rel=1e-3)
+    assert (cost_formulas.tile_queries(shape, PROMPT - 1) < PROMPT - 1) == (tile == 1 << 10)
+
+
+def test_flops_of_prefixes_in_a_pass_of_their_own_are_those_that_torch_counts() -> None:
+    model, shape = build("qwen", attention="eager")  # as on a GPU: a cache after the prefix
+    batch = batch_of(groups_of(shape), share=True)
+    assert batch.prefix is not None
+
+    def learn() -> None:
+        output_logprobs(model, batch)[0].sum().backward()  # type: ignore[no-untyped-call]
+
+    work = prefix(PROMPT - 1, tile=math.inf)
     for _ in range(8):
-        work += row(1, OUTPUT, PROMPT - 1)
-    work = replace(work, pairs=0, prefix_pairs=0)  # how attention after a prefix is computed is the kernel's matter
-    predicted = forward_flops(shape, work) + backward_flops(shape, work, head_again=False)
-    assert counted_flops(learn)["linear"] == pytest.approx(predicted, rel=1e-3)
+        work += row(1, OUTPUT, PROMPT - 1, tile=math.inf)
+    predicted = forward_flops(shape, work) + backward_flops(shape, work, attention_factor=2)
+    assert sum(counted_flops(learn).values()) == pytest.approx(predicted, rel=1e-3)
+
+
+def test_pairs_of_tiles_by_hand() -> None:
+    assert causal_pairs(5) == 15
+    assert causal_pairs(5, 2) == 2 * 2 + 2 * 4 + 1 * 5
+    assert causal_pairs(5, math.inf) == causal_pairs(5, 9) == 25
+    assert causal_pairs(0, math.inf) == 0
+    # Two rows of 1 + 3 tokens less the last, after a prefix of 4, in tiles of at least 32 queries.
+    assert packed(SMOLLM2, 4, 2, 1, 3) == Work(4 + 6, 16 + 2 * (9 + 3 * 4), 6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_packed_rows_keep_as_many_bytes_as_predicted(dtype: torch.dtype) -> None:
+    model, shape = build("llama", dtype)
+    batch = batch_of(groups_of(shape), share=True)
+    work = packed(shape, PROMPT - 1, 8, 1, OUTPUT)
+    found = kept_bytes(model, lambda: output_logprobs(model, batch, entropy=True)[0])
+    predicted = work.tokens * saved_bytes(shape, packed=True) + work.outputs * slope_bytes(shape)
+    assert found == pytest.approx(predicted, rel=0.02)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -164,9 +214,9 @@ def test_known_models_have_their_published_sizes() -> None:
 
 def test_a_backward_pass_of_an_adapter_costs_about_a_forward_pass_and_not_two() -> None:
     work = row(500, 100)
-    forward, backward = forward_flops(QWEN, work), backward_flops(QWEN, work, head_again=False)
+    forward, backward = forward_flops(QWEN, work), backward_flops(QWEN, work)
     assert 0.95 < backward / forward < 1.1
-    again = backward_flops(QWEN, work, head_again=False, checkpointing=True)
+    again = backward_flops(QWEN, work, checkpointing=True)
     assert again - backward == pytest.approx(forward - head_flops(QWEN, 100))
 
 
