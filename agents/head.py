@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-MAX_SCORES = 1 << 25
-"""Most scores of a chunk, 128 MiB in float32, of which two live at one time: beyond it a product gains nothing."""
+MAX_SCORES = {"cpu": 3 << 23}
+"""Most scores of a chunk by kind of device: 96 MiB in float32, of which two live at one time."""
+MAX_SCORES_ELSEWHERE = 1 << 27
+"""On other devices, whose products need more rows to be fast."""
 
 
 def token_logprobs(
@@ -45,7 +47,8 @@ def token_logprobs(
     """
     if chunk_tokens is None:
         return _plain(head, states, ids, temperature, entropy)
-    size = min(chunk_tokens, max(1, MAX_SCORES // getattr(head, "out_features", 1)))
+    most = MAX_SCORES.get(states.device.type, MAX_SCORES_ELSEWHERE)
+    size = min(chunk_tokens, max(1, most // getattr(head, "out_features", 1)))
     parts = []
     for piece, chosen in zip(torch.split(states, size), torch.split(ids, size), strict=True):  # (n, D), (n,)
         if not (torch.is_grad_enabled() and (piece.requires_grad or _learns(head))):
@@ -86,8 +89,11 @@ def _logprobs(logits: Tensor, ids: Tensor, entropy: bool) -> tuple[Tensor, Tenso
     weights = below.exp() if entropy else below.exp_()  # (n, V)
     total = weights.sum(-1, keepdim=True)  # (n, 1)
     log_total = total.log().squeeze(-1)  # (n,)
-    # The entropy is the mean of log-sum-exp - logit: one pass over (n, V), no log of all probabilities.
-    spread = log_total - torch.linalg.vecdot(weights, below) / total.squeeze(-1) if entropy else None  # (n,)
+    spread = None
+    if entropy:
+        # The mean of log-sum-exp - logit: one pass over (n, V), no log of all probabilities. As a product of matrices,
+        # because vecdot would hold all (n, V) products.
+        spread = log_total - (weights[:, None] @ below[..., None]).flatten() / total.squeeze(-1)  # (n,)
     return chosen - log_total, spread, weights, total
 
 

@@ -39,6 +39,7 @@ from cost_formulas import (
 from cost_tokens import check_tokens
 from learner_step import GROUP, make_groups
 from learner_step import Work as Rows
+from machine import forget_peak, resident
 
 from mempo_env.agents.codec import ChatCodec
 from mempo_env.agents.contexts import get_context
@@ -195,20 +196,12 @@ def peak(name: str, prompt: int, output: int) -> dict[str, float]:
     """In a process of its own: bytes that a step takes above what is there before it; a small one warms up."""
     learner(name, 8, 2).step()
     made = learner(name, prompt, output)
-    gc.collect()
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak so far, of loading, is forgotten
-    before = resident("VmRSS")
+    before = forget_peak()
     made.step()
     shape, work = made.shape, shared_work(made.shape, prompt, output)
     kept = work.tokens * saved_bytes(shape, packed=True) + work.outputs * slope_bytes(shape)
     predicted = kept + logits_bytes(shape, min(1024, work.outputs))  # gradients and moments come when these are gone
     return {"predicted": predicted, "measured": resident("VmHWM") - before}
-
-
-def resident(name: str) -> int:
-    """Bytes of this process that are in memory, now (``VmRSS``) or at most (``VmHWM``)."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 def check_peak(name: str) -> Iterator[dict[str, Any]]:

@@ -17,7 +17,6 @@ import argparse
 import copy
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -27,6 +26,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+
+from machine import forget_peak, resident
 
 BETA, RANK, GROUP = 1e-3, 16, 8
 OURS: list[dict[str, Any]] = [{"micro": tokens} for tokens in (1024, 2048, 4096, 8192)]
@@ -245,20 +246,19 @@ def step_flops(work: Work, model: Any) -> float:
 
 def serve(side: str, work: Work, setting: dict[str, Any]) -> None:
     """A worker: reads numbers of groups, takes a step on each, answers with seconds and memory."""
-    started = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     step = our_step(work, **setting) if side == "ours" else trl_step(work, **setting)
-    loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    loaded = forget_peak()
     _say({"ready": True, "matmul": matmul_rate(work.dtype, work.threads)})
     for line in sys.stdin:
         begun, cpu = time.perf_counter(), time.process_time()
         step(int(line))
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        peak = resident("VmHWM")
         _say(
             {
                 "seconds": time.perf_counter() - begun,
                 "cpu_seconds": time.process_time() - cpu,
-                "peak_gib": peak / 2**20,
-                "above_model_gib": (peak - max(loaded, started)) / 2**20,
+                "peak_gib": peak / 2**30,
+                "above_model_gib": (peak - loaded) / 2**30,
             }
         )
 
@@ -396,20 +396,15 @@ def main() -> None:
         parser.error(f"--rows must be a multiple of {GROUP}")
     from importlib.metadata import version
 
-    from mempo_env.versions import versions
+    from results_io import facts, write
 
+    how = facts()
+    how["versions"] |= {"trl": version("trl")}
     known = json.loads(flags.grids.read_text(encoding="utf-8")) if flags.grids else {}
     known = known.get("grids", known)
     work = Work(**{name: getattr(flags, name) for name in asdict(Work())})
     settings = QUICK_SETTINGS if flags.quick else {"ours": OURS, "trl": TRL}
-    result = measure(work, flags.rounds, settings, known)
-    result |= {"command": " ".join(sys.argv), "versions": versions() | {"trl": version("trl")}}
-    result["load_before"] = os.getloadavg()[0]
-    text = json.dumps(result, indent=2)
-    if flags.out:
-        flags.out.parent.mkdir(parents=True, exist_ok=True)
-        flags.out.write_text(text + "\n", encoding="utf-8")
-    sys.stdout.write(text + "\n")
+    write(how | measure(work, flags.rounds, settings, known), flags.out)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,6 @@ counted the same way, up to and with the one that stopped a row, and a row that 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
 import sys
 import time
@@ -26,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from results_io import facts, write
 
 from mempo_env.actions import ACTION_CLOSERS
 from mempo_env.agents.codec import CodecTokenCounter
@@ -40,7 +39,6 @@ from mempo_env.agents.tiny import build_tiny
 from mempo_env.envs.closed_world import closed_world_vocabulary
 from mempo_env.envs.multi_goal import MultiGoalEnv
 from mempo_env.prompts import InstructionStyle
-from mempo_env.versions import versions
 
 GROUP = 16
 Prompts = list[tuple[int, ...]]
@@ -159,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     rates: dict[str, list[float]] = {name: [] for name in sides}
     cpu_rates: dict[str, list[float]] = {name: [] for name in sides}
     counts: dict[str, dict[str, int]] = {}
-    load = os.getloadavg()[0]
+    how = facts()
     for side in sides.values():
         side(policy, chosen[:1], 4)  # what happens once
     for _ in range(flags.rounds):
@@ -174,6 +172,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     medians = {name: statistics.median(found) for name, found in rates.items()}
     cpu_medians = {name: statistics.median(found) for name, found in cpu_rates.items()}
     result = {
+        **how,
         "settings": {name: getattr(flags, name) for name in (*_FULL, "threads")},
         # Shortest, longest, rows, distinct ones.
         "prompt_tokens": [[min(map(len, turn)), max(map(len, turn)), len(turn), len(set(turn))] for turn in chosen],
@@ -183,15 +182,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "median": medians,
         "ratio": medians["ours"] / medians["generate"],
         "ratio_cpu": cpu_medians["ours"] / cpu_medians["generate"],
-        "command": " ".join(["benchmarks/rollout_speed.py", *(sys.argv[1:] if argv is None else argv)]),
-        "versions": versions(),
-        "load_before": load,
     }
-    text = json.dumps(result, indent=2)
-    if flags.out:
-        flags.out.parent.mkdir(parents=True, exist_ok=True)
-        flags.out.write_text(text + "\n", encoding="utf-8")
-    sys.stdout.write(text + "\n")
+    write(result, flags.out)
     return result
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from mempo_env.agents.head import token_logprobs
+from mempo_env.agents.head import MAX_SCORES, token_logprobs
 
 VOCABULARY, WIDTH = 50, 12
 
@@ -94,7 +94,7 @@ def test_the_logits_are_computed_once_for_both_passes() -> None:
 
 @pytest.mark.parametrize(("most", "sizes"), [(10**6, [7, 2]), (4 * VOCABULARY, [4, 4, 1]), (1, [1] * 9)])
 def test_a_chunk_has_no_more_scores_than_allowed(most: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mempo_env.agents.head.MAX_SCORES", most)
+    monkeypatch.setitem(MAX_SCORES, "cpu", most)
     states, ids, _ = draw(9)
     head, seen = make_head(), []
     head.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
