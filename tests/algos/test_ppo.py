@@ -209,9 +209,7 @@ def test_checkpointing_changes_neither_adapters_gradient(
         calls: list[str] = []
         projection = causal_lm(policy.model).get_decoder().layers[1].mlp.gate_proj  # type: ignore[operator]
         projection.register_forward_pre_hook(lambda part, _, calls=calls: calls.append(part.active_adapter[0]))
-        update(
-            policy, algorithm, shared_groups, advantages, gradient_checkpointing=checkpointing, share_prefixes=share
-        )
+        update(policy, algorithm, shared_groups, advantages, gradient_checkpointing=checkpointing, share_prefixes=share)
         parameters = [*policy.trainable_parameters(), *algorithm.critic.head.parameters()]
         found.append((torch.cat([p.grad.flatten() for p in parameters]), calls.count("critic")))  # (n,)
     (plain, once), (again, twice) = found
