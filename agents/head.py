@@ -47,8 +47,7 @@ def token_logprobs(
     """
     if chunk_tokens is None:
         return _plain(head, states, ids, temperature, entropy)
-    most = MAX_SCORES.get(states.device.type, MAX_SCORES_ELSEWHERE)
-    size = min(chunk_tokens, max(1, most // getattr(head, "out_features", 1)))
+    size = chunk_size(chunk_tokens, getattr(head, "out_features", 1), states.device.type)
     parts = []
     for piece, chosen in zip(torch.split(states, size), torch.split(ids, size), strict=True):  # (n, D), (n,)
         if not (torch.is_grad_enabled() and (piece.requires_grad or _learns(head))):
@@ -60,6 +59,15 @@ def token_logprobs(
             parts.append(checkpoint(_plain, head, piece, chosen, temperature, entropy, use_reentrant=False))
     spreads = [part[1] for part in parts]
     return torch.cat([part[0] for part in parts]), torch.cat(cast(list[Tensor], spreads)) if entropy else None
+
+
+def chunk_size(chunk_tokens: int, vocabulary: int, device: str) -> int:
+    """Tokens of a chunk on a kind of device.
+
+    >>> chunk_size(1024, 49_152, "cpu"), chunk_size(1024, 151_936, "cpu"), chunk_size(1024, 151_936, "cuda")
+    (512, 165, 883)
+    """
+    return min(chunk_tokens, max(1, MAX_SCORES.get(device, MAX_SCORES_ELSEWHERE) // vocabulary))
 
 
 def _learns(head: nn.Module) -> bool:

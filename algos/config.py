@@ -147,6 +147,8 @@ class TrainConfig:
         epochs: Passes over a step's episodes.
         minibatches: Optimizer steps per pass; cut by groups.
         micro_batch_tokens: Padded tokens per forward and backward pass.
+        gradient_checkpointing: Whether each layer is computed again in the backward pass, of imitation too, instead of
+            kept: a fraction of the memory, for one more forward pass. On a GPU rows then share no prefixes in updates.
         score_scope: Scope of Q(m): ``joint`` or ``per_goal``.
         save_every: Steps between checkpoints; the last step always has one.
         keep_checkpoints: Older ones are removed.
@@ -163,6 +165,7 @@ class TrainConfig:
     epochs: int = 1
     minibatches: int = 1
     micro_batch_tokens: int = 16384
+    gradient_checkpointing: bool = False
     score_scope: Literal["joint", "per_goal"] = "joint"
     save_every: int = 20
     keep_checkpoints: int = 2

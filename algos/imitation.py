@@ -21,10 +21,12 @@ from mempo_env.records import Episode
 from ..agents.base import SlotKey, TurnRequest
 from ..agents.contexts import said_in
 from ..agents.policy import LoraPolicy
+from ..agents.recompute import layers_recomputed
 from ..agents.row_batches import TokenRow, collate, micro_batches
 from ..agents.scoring import output_logprobs
 from .losses import cross_entropy
 from .optim import Optimizer
+from .out_of_memory import memory_advice, smaller_passes
 
 
 def demonstration_rows(episodes: Sequence[Episode], policy: LoraPolicy, instructions: str) -> list[TokenRow]:
@@ -114,6 +116,7 @@ def imitate(
     steps: int,
     *,
     micro_batch_tokens: int,
+    gradient_checkpointing: bool = False,
     on_step: Callable[[int, ImitationStep], None] | None = None,
 ) -> list[ImitationStep]:
     """Takes ``steps`` optimizer steps of imitation on the policy's trainable parameters.
@@ -124,25 +127,31 @@ def imitate(
         batches: One batch of rows per step.
         steps: How many.
         micro_batch_tokens: Padded tokens per forward and backward pass.
+        gradient_checkpointing: Compute each layer again in the backward pass; the policy must be in training mode.
         on_step: Called after each step.
 
     Returns:
         One record per step.
+
+    Raises:
+        UserError: The memory of a GPU does not suffice, or the model cannot compute its layers again.
     """
     history = []
+    advice = smaller_passes(micro_batch_tokens, keeps_layers=not gradient_checkpointing)
     for step in range(steps):
         rows = next(batches)
         n_output = sum(len(row.output_ids) for row in rows)
         optimizer.zero_grad()
         loss_sum, hits = 0.0, 0
-        for indices in micro_batches(rows, micro_batch_tokens):
-            batch = collate([rows[i] for i in indices], policy.codec.pad_id, policy.device)
-            logprobs, _ = output_logprobs(policy.model, batch)  # (B, O)
-            loss = (cross_entropy(logprobs) * batch.mask).sum() / n_output
-            loss.backward()  # type: ignore[no-untyped-call]
-            loss_sum += loss.item()
-            hits += int(((logprobs.detach().exp() > 0.5) & batch.mask).sum())
-        norm, rate = optimizer.step()
+        with memory_advice("imitating", advice), layers_recomputed(policy.model, gradient_checkpointing):
+            for indices in micro_batches(rows, micro_batch_tokens):
+                batch = collate([rows[i] for i in indices], policy.codec.pad_id, policy.device)
+                logprobs, _ = output_logprobs(policy.model, batch)  # (B, O)
+                loss = (cross_entropy(logprobs) * batch.mask).sum() / n_output
+                loss.backward()  # type: ignore[no-untyped-call]
+                loss_sum += loss.item()
+                hits += int(((logprobs.detach().exp() > 0.5) & batch.mask).sum())
+            norm, rate = optimizer.step()
         policy.weights_version += 1
         record = ImitationStep(loss_sum, hits / n_output, sum(map(len, rows)), norm, rate)
         history.append(record)

@@ -217,6 +217,7 @@ def make_trainer(
         epochs=settings.epochs,
         minibatches=settings.minibatches,
         micro_batch_tokens=settings.micro_batch_tokens,
+        gradient_checkpointing=settings.gradient_checkpointing,
         processes=processes,
         watch_kl=settings.stop_kl > 0,
     )

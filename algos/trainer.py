@@ -31,6 +31,7 @@ from ..agents.scoring import score_rows
 from .base import Advantages, Algorithm, MemoryScorer
 from .guards import NonFiniteError, write_failure_row
 from .metrics import advantage_metrics, rollout_metrics
+from .out_of_memory import memory_advice, smaller_passes
 from .processes import ALONE, Processes
 from .training_episodes import EpisodeKeeper
 from .update import Updater
@@ -114,17 +115,24 @@ class Trainer:
 
         Returns:
             The groups that were played and the metrics, among them the seconds of each part.
+
+        Raises:
+            UserError: The memory of a GPU does not suffice, or the model cannot compute its layers again.
         """
         started, cpu = time.perf_counter(), time.process_time()
         cut_before = self.policy.truncated_prompts
-        groups = self.collect(self.steps_done)
+        with memory_advice("sampling", f"lower --sampling.batch-size, which is {self.policy.sampling.batch_size}"):
+            groups = self.collect(self.steps_done)
         sampled, cut = time.perf_counter(), sum(self.processes.gather(self.policy.truncated_prompts - cut_before))
-        advantages = self.algorithm.advantages(groups, self.scorer)
+        passes, recomputes = self.updater.micro_batch_tokens, self.updater.gradient_checkpointing
+        with memory_advice("scoring", smaller_passes(passes)):
+            advantages = self.algorithm.advantages(groups, self.scorer)
         if self.keeper is not None:
             self.keeper.keep(self.steps_done, groups, advantages)
         scored = time.perf_counter()
         metrics = rollout_metrics(groups) | advantage_metrics(groups, advantages) | advantages.metrics
-        metrics |= self._update(groups, advantages)
+        with memory_advice("updating", smaller_passes(passes, keeps_layers=not recomputes)):
+            metrics |= self._update(groups, advantages)
         if self.steps_done == 0:
             metrics |= self._sampler_moved(groups)
         metrics |= {

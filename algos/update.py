@@ -21,6 +21,7 @@ from torch import Tensor
 from mempo_env.records import Group
 
 from ..agents.policy import LoraPolicy
+from ..agents.recompute import layers_recomputed
 from ..agents.row_batches import collate, micro_batches
 from ..agents.scoring import can_share, output_logprobs, score_rows
 from .base import Advantages, Algorithm, TokenBatch, TurnKey
@@ -42,6 +43,8 @@ class Updater:
         epochs: Passes over a batch.
         minibatches: Optimizer steps per pass.
         micro_batch_tokens: Padded tokens per forward and backward pass.
+        gradient_checkpointing: Compute each layer again in the backward pass instead of keeping what it computed, a
+            critic's passes included.
         chunk_tokens: Output tokens whose logits live at one time; None: the plain path.
         share_prefixes: Compute what prompts have in common once, where the model allows it and it saves enough.
         processes: Those that share the groups of a batch.
@@ -60,6 +63,7 @@ class Updater:
         epochs: int = 1,
         minibatches: int = 1,
         micro_batch_tokens: int = 16384,
+        gradient_checkpointing: bool = False,
         chunk_tokens: int | None = 1024,
         share_prefixes: bool = True,
         processes: Processes = ALONE,
@@ -76,6 +80,7 @@ class Updater:
         self.epochs = epochs
         self.minibatches = minibatches
         self.micro_batch_tokens = algorithm.micro_batch_tokens = micro_batch_tokens
+        self.gradient_checkpointing = gradient_checkpointing
         self.chunk_tokens = chunk_tokens
         self.share_prefixes = share_prefixes
         self.processes = processes
@@ -93,8 +98,13 @@ class Updater:
 
         Raises:
             NonFiniteError: A log-probability, a loss or a gradient is not finite; that optimizer step was not taken.
+            UserError: The model cannot compute its layers again, as it was asked to.
         """
         self.policy.train_mode()
+        with layers_recomputed(self.policy.model, self.gradient_checkpointing):
+            return self._update(groups, advantages)
+
+    def _update(self, groups: Sequence[Group], advantages: Advantages) -> dict[str, float]:
         cuts = [round(n * len(groups) / self.minibatches) for n in range(self.minibatches + 1)]
         parts = [
             [

@@ -158,6 +158,7 @@ def _imitate_part(
             part.steps,
             # Several passes a step, each of similar lengths: little padding, at any mix of lengths.
             micro_batch_tokens=min(config.train.micro_batch_tokens, settings.tokens_per_step // 2),
+            gradient_checkpointing=config.train.gradient_checkpointing,
             on_step=None if on_step is None else partial(_shifted, on_step, part.start),
         )
 

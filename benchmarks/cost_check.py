@@ -43,6 +43,7 @@ from machine import forget_peak, resident
 
 from mempo_env.agents.codec import ChatCodec
 from mempo_env.agents.contexts import get_context
+from mempo_env.agents.head import chunk_size
 from mempo_env.agents.models import add_lora, load_model, make_codec
 from mempo_env.agents.policy import LoraPolicy
 from mempo_env.agents.scoring import output_logprobs
@@ -150,16 +151,19 @@ class Learner:
     shape: ModelShape
 
 
-def learner(name: str, prompt: int, output: int) -> Learner:
+def learner(name: str, prompt: int, output: int, *, checkpointing: bool = False) -> Learner:
     """The learner of one group of rows of that size."""
     model, shape, codec = load(name)
     policy = LoraPolicy(model, codec, get_context("memory"))
     optimizer = Optimizer(trainable(policy.model), OptimConfig(lr=1e-5), 1000)
-    updater = Updater(policy, GRPO(GRPOConfig(beta=1e-3)), optimizer, micro_batch_tokens=2048)
+    updater = Updater(
+        policy, GRPO(GRPOConfig(beta=1e-3)), optimizer, micro_batch_tokens=2048, gradient_checkpointing=checkpointing
+    )
     groups = one_group(shape, prompt, output)
     given = {(0, i, 0): torch.full((output,), 1.0 - 2.0 * (i % 2)) for i in range(GROUP)}
     work = shared_work(shape, prompt, output)
-    flops = forward_flops(shape, work, adapter=False) + forward_flops(shape, work) + backward_flops(shape, work)
+    backward = backward_flops(shape, work, checkpointing=checkpointing)
+    flops = forward_flops(shape, work, adapter=False) + forward_flops(shape, work) + backward
     return Learner(policy, lambda: updater.update(groups, Advantages(given)), flops, shape)
 
 
@@ -192,24 +196,30 @@ def check_seconds(name: str) -> dict[str, Any]:
     return {"model": name, "matmul_gflops": rate / 1e9, "share": share, "rows": rows}
 
 
-def peak(name: str, prompt: int, output: int) -> dict[str, float]:
+def peak(name: str, prompt: int, output: int, checkpointing: bool) -> dict[str, float]:
     """In a process of its own: bytes that a step takes above what is there before it; a small one warms up."""
-    learner(name, 8, 2).step()
-    made = learner(name, prompt, output)
+    learner(name, 8, 2, checkpointing=checkpointing).step()
+    made = learner(name, prompt, output, checkpointing=checkpointing)
     before = forget_peak()
     made.step()
     shape, work = made.shape, shared_work(made.shape, prompt, output)
-    kept = work.tokens * saved_bytes(shape, packed=True) + work.outputs * slope_bytes(shape)
-    predicted = kept + logits_bytes(shape, min(1024, work.outputs))  # gradients and moments come when these are gone
+    kept = work.tokens * saved_bytes(shape, packed=True, checkpointing=checkpointing)
+    kept += work.outputs * slope_bytes(shape)
+    most = chunk_size(1024, shape.vocab, "cpu")
+    predicted = kept + logits_bytes(shape, min(most, work.outputs))  # gradients and moments come when these are gone
     return {"predicted": predicted, "measured": resident("VmHWM") - before}
 
 
 def check_peak(name: str) -> Iterator[dict[str, Any]]:
-    """Peak memory by row size, the smallest and the largest, each in a process of its own."""
-    for prompt, output in (SIZES[name][0], SIZES[name][-1]):
-        command = [sys.executable, __file__, "--peak", name, str(prompt), str(output)]
+    """Peak memory by row size, the smallest and the largest, the latter also with gradient checkpointing.
+
+    Each is measured in a process of its own.
+    """
+    small, large = SIZES[name][0], SIZES[name][-1]
+    for (prompt, output), mode in ((small, ""), (large, ""), (large, ", checkpointing")):
+        command = [sys.executable, __file__, "--peak", name, str(prompt), str(output), mode]
         found = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
-        yield {"what": f"{name}: {GROUP} rows of {prompt} + {output}"} | json.loads(found)
+        yield {"what": f"{name}: {GROUP} rows of {prompt} + {output}{mode}"} | json.loads(found)
 
 
 def decode_kernels(name: str) -> float:
@@ -232,11 +242,12 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=30)
     parser.add_argument("--models", nargs="+", choices=sorted(DTYPES), default=list(DTYPES))
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--peak", nargs=4, help=argparse.SUPPRESS)
     flags = parser.parse_args()
     torch.set_num_threads(1)
     if flags.peak:
-        sys.stdout.write(json.dumps(peak(flags.peak[0], int(flags.peak[1]), int(flags.peak[2]))) + "\n")
+        name, prompt, output, mode = flags.peak
+        sys.stdout.write(json.dumps(peak(name, int(prompt), int(output), bool(mode))) + "\n")
         return
     result: dict[str, Any] = {"command": " ".join(sys.argv), "versions": versions(), "threads": 1}
     result["load_before"] = os.getloadavg()[0]

@@ -293,5 +293,5 @@ def slope_bytes(model: ModelShape) -> int:
 
 
 def logits_bytes(model: ModelShape, outputs: float) -> float:
-    """Bytes at the peak of the head: logits, their exponentials, and both multiplied for the entropy, in float32."""
-    return outputs * model.vocab * 12
+    """Bytes at the peak of the head: logits and their exponentials, in float32."""
+    return outputs * model.vocab * 8

@@ -27,6 +27,8 @@ from cost_formulas import (
     weight_bytes,
 )
 
+from mempo_env.agents.head import chunk_size
+
 
 @dataclass(frozen=True)
 class Machine:
@@ -77,6 +79,7 @@ class Plan:
         group_size: Episodes per task.
         context: What the policy is shown.
         share: Whether the learner computes shared prefixes once.
+        checkpointing: Whether the update computes its layers again; on a GPU it shares no prefixes then.
         tail: Longest output of a batch over the mean: rows that are done wait for it.
         tool_seconds: A tool call, of the slowest episode of a turn.
         kernels: Kernels per layer of decoding one token, the adapter's among them; counted by ``cost_check.py``.
@@ -89,6 +92,7 @@ class Plan:
     group_size: int = 16
     context: Context = "memory"
     share: bool = True
+    checkpointing: bool = False
     tail: float = 2.0
     tool_seconds: float = 0.2
     kernels: float = 60.0
@@ -199,7 +203,7 @@ def step_cost(model: ModelShape, shape: EpisodeShape, plan: Plan, machine: Machi
     prefill, decode = sampling_seconds(model, shape, plan, machine, groups)
     one = group_work(shape, plan.context, plan.group_size, share=plan.share)
     rate = machine.flops * machine.learn_share
-    forward, backward = forward_flops(model, one), backward_flops(model, one)
+    forward = forward_flops(model, one)
     episodes = plan.groups * plan.group_size
     memories = math.ceil(episodes / gpus) / plan.group_size  # Q(m) is shared out by memory, not by group
     scoring = memories * forward_flops(model, scoring_work(shape, plan.group_size, plan.scope)) / rate
@@ -210,11 +214,17 @@ def step_cost(model: ModelShape, shape: EpisodeShape, plan: Plan, machine: Machi
         tools=plan.tool_seconds * (shape.n_turns - 1),
         scoring=scoring,
         reference=groups * forward / rate if plan.reference else 0.0,
-        update=groups * (forward + backward) / rate,
+        update=groups * update_flops(model, shape, plan) / rate,
         communication=all_reduce_seconds(machine, gpus, model.adapter * model.adapter_bytes)
         + (gathered if gpus > machine.per_node else 0.0),
         busy=owners / gpus,
     )
+
+
+def update_flops(model: ModelShape, shape: EpisodeShape, plan: Plan) -> float:
+    """FLOPs of a group's forward and backward passes."""
+    one = group_work(shape, plan.context, plan.group_size, share=plan.share and not plan.checkpointing)
+    return forward_flops(model, one) + backward_flops(model, one, checkpointing=plan.checkpointing)
 
 
 def flops_per_episode(model: ModelShape, shape: EpisodeShape, plan: Plan) -> dict[str, float]:
@@ -231,15 +241,15 @@ def flops_per_episode(model: ModelShape, shape: EpisodeShape, plan: Plan) -> dic
         "decode": decode,
         "scoring": forward_flops(model, scoring_work(shape, plan.group_size, plan.scope)) / plan.group_size,
         "reference": forward_flops(model, one) / plan.group_size,
-        "update": (forward_flops(model, one) + backward_flops(model, one)) / plan.group_size,
+        "update": update_flops(model, shape, plan) / plan.group_size,
     }
 
 
-def memory_of(model: ModelShape, machine: Machine, *, chunk: int = 1024) -> dict[str, float]:
+def memory_of(model: ModelShape, machine: Machine) -> dict[str, float]:
     """Bytes on one GPU, and how many tokens of a micro-batch and positions of a cache fit beside them."""
     fixed = weight_bytes(model) + training_bytes(model)
     room = machine.memory * machine.memory_share - fixed
-    head = logits_bytes(model, chunk)
+    head = logits_bytes(model, chunk_size(1024, model.vocab, "cuda"))
     return {
         "weights": weight_bytes(model),
         "adapter, gradient, optimizer": training_bytes(model),

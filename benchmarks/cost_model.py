@@ -139,6 +139,7 @@ def levers(check: dict[str, Any]) -> str:
     changes: dict[str, tuple[Plan, Machine]] = {
         "as it is": (usual, H100),
         "prefixes not shared in the learner": (replace(usual, share=False), H100),
+        "gradient checkpointing, as in the 7B presets": (replace(usual, checkpointing=True), H100),
         "full history instead of memory": (replace(usual, context="history"), H100),
         "Q(m) of each goal alone (`per_goal`)": (replace(usual, scope="per_goal"), H100),
         "no reference pass (beta 0)": (replace(usual, reference=False), H100),

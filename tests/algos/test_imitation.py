@@ -17,6 +17,7 @@ from mempo_env.agents.expert import ExpertAgent
 from mempo_env.agents.policy import LoraPolicy
 from mempo_env.agents.rollout import group_specs, rollout
 from mempo_env.agents.row_batches import TokenRow
+from mempo_env.agents.scoring import causal_lm
 from mempo_env.agents.wording import Wording
 from mempo_env.algos.config import OptimConfig, RunConfig, WarmStartConfig
 from mempo_env.algos.imitation import demonstration_rows, imitate, imitation_batches
@@ -70,6 +71,26 @@ def test_only_output_tokens_carry_loss(make_policy: Any, env_factory: Any) -> No
         scale = max(float(value.abs().max()) for value in expected.values())
         for name, parameter in policy.model.named_parameters():
             assert float((parameter.grad - expected[name]).abs().max()) < 1e-5 * scale
+
+
+@pytest.mark.parametrize("adapter", [True, False])
+def test_checkpointing_changes_no_gradient(adapter: bool, make_policy: Any, env_factory: Any) -> None:
+    rows = demonstration_rows(demonstrate(make_policy(), env_factory(make_policy())), make_policy(), INSTRUCTIONS)
+    found = []
+    for checkpointing in (False, True):
+        policy = make_policy(adapter=adapter)
+        policy.train_mode()
+        calls: list[int] = []
+        layer = causal_lm(policy.model).get_decoder().layers[1]  # type: ignore[operator]
+        layer.mlp.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        optimizer = Optimizer(trainable(policy.model), FREE, 1)
+        settings = {"micro_batch_tokens": 400, "gradient_checkpointing": checkpointing}
+        imitate(policy, optimizer, itertools.repeat(rows), 1, **settings)
+        gradients = [parameter.grad.flatten() for parameter in policy.trainable_parameters()]
+        found.append((torch.cat(gradients), len(calls)))  # (n,)
+    (plain, once), (again, twice) = found
+    assert float((plain - again).abs().max()) < 1e-6 * float(plain.abs().max())
+    assert twice == 2 * once > 0
 
 
 @pytest.mark.parametrize("context", ["memory", "history"])

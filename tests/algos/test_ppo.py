@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mempo_env.agents.policy import LoraPolicy
+from mempo_env.agents.scoring import causal_lm
 from mempo_env.algos.base import Advantages, TokenBatch, TurnKey
 from mempo_env.algos.config import OptimConfig
 from mempo_env.algos.optim import Optimizer, make_optimizer, trainable
@@ -195,6 +196,25 @@ def close(ours: Sequence[nn.Parameter], theirs: Sequence[nn.Parameter]) -> None:
     scale = max(float(q.abs().max()) for _, q in pairs)  # type: ignore[union-attr]
     assert scale > 0
     assert max(float((p - q).abs().max()) for p, q in pairs) < 1e-5 * scale  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_checkpointing_changes_neither_adapters_gradient(
+    share: bool, make_ppo: Any, shared_groups: Any, fake_scorer: Any
+) -> None:
+    found = []
+    for checkpointing in (False, True):
+        policy, algorithm = make_ppo(PPOConfig(kl_in="loss", beta=0.2))
+        advantages = algorithm.advantages(shared_groups, fake_scorer())
+        calls: list[str] = []
+        projection = causal_lm(policy.model).get_decoder().layers[1].mlp.gate_proj  # type: ignore[operator]
+        projection.register_forward_pre_hook(lambda part, _, calls=calls: calls.append(part.active_adapter[0]))
+        update(policy, algorithm, shared_groups, advantages, gradient_checkpointing=checkpointing, share_prefixes=share)
+        parameters = [*policy.trainable_parameters(), *algorithm.critic.head.parameters()]
+        found.append((torch.cat([p.grad.flatten() for p in parameters]), calls.count("critic")))  # (n,)
+    (plain, once), (again, twice) = found
+    assert float((plain - again).abs().max()) < 1e-6 * float(plain.abs().max())
+    assert twice == 2 * once > 0
 
 
 @pytest.mark.parametrize("kl_in", ["reward", "loss"])

@@ -181,6 +181,8 @@ def test_parameters_after_several_epochs_and_minibatches(
         {"chunk_tokens": 7},
         {"share_prefixes": False},
         {"share_prefixes": False, "micro_batch_tokens": 300},
+        {"gradient_checkpointing": True},
+        {"gradient_checkpointing": True, "share_prefixes": False, "micro_batch_tokens": 300},
     ],
     ids=str,
 )
@@ -194,6 +196,28 @@ def test_no_split_changes_the_gradient(
     cut = randomise(make_policy())
     run(cut, algorithm, shared_groups, advantages, **settings)
     assert largest_difference(gradients(whole), gradients(cut)) < 1e-5
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_checkpointing_recomputes_in_the_backward_pass_alone(
+    share: bool, make_policy: Any, shared_groups: Any, fake_scorer: Any
+) -> None:
+    """Same gradients and metrics; each backward pass runs the layers again, the reference pass only once."""
+    algorithm = MemPO(dataclasses.replace(MemPO().config, beta=0.1))
+    advantages = algorithm.advantages(shared_groups, fake_scorer())
+    found = []
+    for checkpointing in (False, True):
+        policy, modes = randomise(make_policy()), list[bool]()
+        layer = causal_lm(policy.model).get_decoder().layers[1]
+        layer.mlp.register_forward_pre_hook(lambda module, _, modes=modes: modes.append(module.training))
+        settings = {"gradient_checkpointing": checkpointing, "share_prefixes": share, "micro_batch_tokens": 700}
+        metrics = run(policy, algorithm, shared_groups, advantages, **settings)
+        found.append((gradients(policy), metrics, modes))
+    (plain, plain_metrics, plain_modes), (again, metrics, modes) = found
+    assert largest_difference(plain, again) < 1e-6
+    assert metrics == pytest.approx(plain_metrics, rel=1e-5, abs=1e-9)
+    assert plain_modes.count(True) > 1
+    assert (modes.count(True), modes.count(False)) == (2 * plain_modes.count(True), plain_modes.count(False))
 
 
 class Everything(GRPO):

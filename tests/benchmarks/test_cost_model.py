@@ -55,6 +55,7 @@ from cost_machines import (
     memory_of,
     sampling_seconds,
     step_cost,
+    update_flops,
 )
 from learner_step import Work as Rows
 from learner_step import make_groups
@@ -218,6 +219,14 @@ def test_a_backward_pass_of_an_adapter_costs_about_a_forward_pass_and_not_two() 
     assert 0.95 < backward / forward < 1.1
     again = backward_flops(QWEN, work, checkpointing=True)
     assert again - backward == pytest.approx(forward - head_flops(QWEN, 100))
+
+
+def test_checkpointing_costs_a_forward_pass_and_the_shared_prefixes() -> None:
+    alone, again = (Plan(share=False), Plan(checkpointing=True))
+    work = group_work(EPISODE, "memory", alone.group_size, share=False)
+    layers = forward_flops(QWEN, replace(work, outputs=0))
+    assert update_flops(QWEN, EPISODE, again) - update_flops(QWEN, EPISODE, alone) == pytest.approx(layers)
+    assert update_flops(QWEN, EPISODE, alone) > update_flops(QWEN, EPISODE, Plan())
 
 
 def test_turns_of_an_episode_by_hand() -> None:

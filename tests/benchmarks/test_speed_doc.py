@@ -8,8 +8,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 from cost_formulas import QWEN
-from cost_machines import H100, memory_of
-from cost_model import MARK, TABLES, page, stored
+from cost_machines import H100, flops_per_episode, memory_of, step_cost
+from cost_model import MARK, TABLES, page, plan, shape, stored
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "speed.md").read_text(encoding="utf-8")
 
@@ -39,10 +39,33 @@ def test_what_the_text_says_of_the_preset_is_so() -> None:
     from mempo_env.algos.presets import get_preset
 
     found = memory_of(QWEN, H100)
+    plain, recomputed = (found[f"tokens of a micro-batch{mode}"] for mode in ("", ", checkpointing"))
     for name in ("qwen2.5-7b", "qwen2.5-7b-paper"):
-        asked = get_preset(name).train.micro_batch_tokens
-        assert asked == 16_384
-        assert found["tokens of a micro-batch"] < asked < found["tokens of a micro-batch, checkpointing"]
+        preset = get_preset(name)
+        assert preset.train.micro_batch_tokens == 16_384
+        assert preset.train.gradient_checkpointing
+        longest = preset.max_prompt_tokens + preset.sampling.max_new_tokens
+        assert longest == 9_216
+        assert plain < longest < preset.train.micro_batch_tokens < recomputed / 6
+    assert f"{16_384 * found['saved by a token, checkpointing'] / 1e9:.1f} GB" == "8.6 GB"
+    assert f"{recomputed * found['saved by a token, checkpointing'] / 1e9:.0f} GB" == "54 GB"
+
+
+def test_what_the_text_says_of_checkpointing_is_so() -> None:
+    check = stored()
+    factors, seconds = [], []
+    for budget, goals in (("brief", 2), ("paper", 2), ("paper", 10)):
+        episode = shape(check, budget, goals)
+        plans = [plan(check), plan(check, checkpointing=True)]
+        kept, again = (flops_per_episode(QWEN, episode, made)["update"] for made in plans)
+        factors.append(again / kept)
+        kept, again = (step_cost(QWEN, episode, made, H100, 8).seconds for made in plans)
+        seconds.append(again / kept)
+    assert (round(min(factors), 1), round(max(factors), 1)) == (2.3, 2.7)
+    assert (round(min(seconds), 2), round(max(seconds), 2)) == (1.13, 1.16)
+    peaks = {line["what"]: line["measured"] for line in check["peak"]}
+    found = [round(peaks[f"tiny: 8 rows of 512 + 128{mode}"] / 1e6) for mode in ("", ", checkpointing")]
+    assert found == [149, 92]
 
 
 def test_what_the_text_says_of_kept_bytes_is_so() -> None:

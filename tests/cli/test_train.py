@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from mempo_env.agents.recompute import layers_recomputed
+from mempo_env.algos import imitation, update
 from mempo_env.algos.checkpoint import list_checkpoints, write_failure
 from mempo_env.algos.config_io import config_from_dict, config_text, read_config
 from mempo_env.algos.presets import PRESETS
@@ -23,6 +26,11 @@ Mempo = Callable[..., Any]
 def steps_of(run: Path, phase: str) -> list[int]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [line["step"] for line in lines if line["phase"] == phase]
+
+
+def losses_of(run: Path, phase: str) -> list[float]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if line["phase"] == phase]
 
 
 def test_what_a_run_leaves(trained: Path) -> None:
@@ -55,6 +63,72 @@ def test_grpo_with_an_adapter_from_the_start(mempo: Mempo, small: tuple[str, ...
     assert read_config(run)[0].algo == "grpo"
     complaint = mempo("train", "--resume", run, "--algo", "mempo").complaint
     assert "is a checkpoint of 'grpo', not of 'mempo'" in complaint
+
+
+def test_checkpointing_is_for_the_whole_run_and_its_resume(
+    mempo: Mempo, small: tuple[str, ...], trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, used = tmp_path / "run", []
+    for place in (imitation, update):
+
+        def spy(model: Any, on: bool, place: Any = place) -> Any:
+            used.append((place.__name__.rpartition(".")[2], on))
+            return layers_recomputed(model, on)
+
+        monkeypatch.setattr(place, "layers_recomputed", spy)
+    result = mempo("train", "--out", run, "--steps", "1", *small, "--train.gradient-checkpointing")
+    assert (result.code, result.err) == (0, "")
+    assert used == [("imitation", True)] * 4 + [("update", True)]  # three steps of the warm start, one of the ceiling
+    mine, theirs = (losses_of(folder, "imitation") for folder in (run, trained))
+    assert mine == pytest.approx(theirs, rel=1e-4)
+    result = mempo("train", "--resume", run, "--steps", "2")
+    assert (result.code, result.err) == (0, "")
+    assert used[5:] == [("update", True)]
+
+
+@pytest.mark.parametrize(
+    ("broken", "flags", "advice"),
+    [
+        (
+            "imitation.output_logprobs",
+            "",
+            "imitating: lower --train.micro-batch-tokens, which is 250, or give --train.g",
+        ),
+        ("trainer.rollout", "--warm-start.target none", "sampling: lower --sampling.batch-size, which is 7"),
+        (
+            "memory_reward.score_rows",
+            "--warm-start.target none",
+            "scoring: lower --train.micro-batch-tokens, which is 900 (",
+        ),
+        (
+            "update.output_logprobs",
+            "--warm-start.target none --algo ppo",
+            "updating: lower --train.micro-batch-tokens, which is 900, or give --train.gradient-checkpointing (",
+        ),
+        (
+            "update.output_logprobs",
+            "--warm-start.target none --algo ppo --train.gradient-checkpointing",
+            "updating: lower --train.micro-batch-tokens, which is 900 (",
+        ),
+    ],
+)
+def test_a_gpu_without_memory_ends_the_run_with_what_to_lower(
+    broken: str,
+    flags: str,
+    advice: str,
+    mempo: Mempo,
+    small: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def run_out(*_: Any, **__: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has 79 GiB.")
+
+    monkeypatch.setattr(f"mempo_env.algos.{broken}", run_out)
+    sizes = ("--train.micro-batch-tokens", "900", "--sampling.batch-size", "7", "--eval.episodes", "0")
+    result = mempo("train", "--out", tmp_path / "run", "--steps", "1", *small, *sizes, *flags.split())
+    assert f"the GPU ran out of memory while {advice}" in result.complaint
+    assert "CUDA out of memory. Tried to allocate 2.00 GiB" in result.complaint
 
 
 @pytest.mark.parametrize("preset", list(PRESETS))
