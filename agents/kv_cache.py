@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
@@ -37,8 +38,9 @@ def plain_cache(cache: Cache) -> bool:
 class GrowingLayer(DynamicLayer):  # type: ignore[misc]
     """Keys and values in buffers with room to spare, where ``DynamicLayer`` copies everything at every token.
 
-    On a CPU the keys lie with positions last, as the product of a query with them reads memory: keys that lie like the
-    values are copied, whole, by each such product.
+    On a CPU the keys of a float32 model lie with positions last, as the product of a query with them reads memory: keys
+    that lie like the values are copied, whole, by each such product. In half precision they lie like the values, since
+    there such a product copies whatever does not fill its buffer, and torch's fused kernel copies nothing.
     """
 
     keys: Tensor
@@ -72,9 +74,9 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         if not (length := self.get_seq_length()):
             return
         # Whole rows, room included: that copies long runs of memory, and the next token finds its place.
-        turned = self._key_buffer.transpose(2, 3) if _on_cpu(self._key_buffer) else self._key_buffer
+        turned = self._key_buffer.transpose(2, 3) if turned_keys(self._key_buffer) else self._key_buffer
         chosen = turned.index_select(0, indices)
-        self._key_buffer = chosen.transpose(2, 3) if _on_cpu(chosen) else chosen  # (B, H, room, D)
+        self._key_buffer = chosen.transpose(2, 3) if turned_keys(chosen) else chosen  # (B, H, room, D)
         self._value_buffer = self._value_buffer.index_select(0, indices)  # (B, H, room, D)
         self._show(length)
 
@@ -83,8 +85,9 @@ class GrowingLayer(DynamicLayer):  # type: ignore[misc]
         self.values = self._value_buffer[:, :, :length]  # (B, H, T, D)
 
 
-def _on_cpu(states: Tensor) -> bool:
-    return states.device.type == "cpu"
+def turned_keys(states: Tensor) -> bool:
+    """Whether keys of this type, on this device, lie with positions last."""
+    return states.device.type == "cpu" and states.dtype not in (torch.bfloat16, torch.float16)
 
 
 def _buffer(states: Tensor, room: int) -> Tensor:
@@ -93,7 +96,7 @@ def _buffer(states: Tensor, room: int) -> Tensor:
 
 
 def _key_buffer(states: Tensor, room: int) -> Tensor:
-    if not _on_cpu(states):
+    if not turned_keys(states):
         return _buffer(states, room)
     batch, heads, _, depth = states.shape
     return states.new_empty((batch, heads, depth, room)).transpose(2, 3)  # (B, H, room, D)

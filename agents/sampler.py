@@ -27,6 +27,7 @@ from .attention import single_queries
 from .codec import ChatCodec
 from .drawing import choose, row_noise
 from .kv_cache import new_cache, plain_cache
+from .lean_linear import lean_linears
 from .row_batches import TokenRow, prefix_batch, shared_clusters
 from .settings import SamplingConfig
 from .shared_prefix import clusters
@@ -125,7 +126,7 @@ class EmbeddedSampler:
         if any(not request.prompt_ids for request in requests):
             raise ValueError("each request needs at least one prompt id")
         results: dict[int, SampleResult] = {}
-        with evaluation_mode(self.model), single_queries(self.model), torch.inference_mode():
+        with evaluation_mode(self.model), single_queries(self.model), lean_linears(self.model), torch.inference_mode():
             for indices in self._batches(requests, config):
                 batch = [requests[index] for index in indices]
                 results.update(zip(indices, self._decode(batch, config), strict=True))
