@@ -1,8 +1,8 @@
 """Attention of one new token over the cache, on a CPU, without a copy of keys and values for each query head.
 
-In float32 two plain products are fastest. In half precision a batched product copies every matrix that does not fill its
-buffer, which is the whole cache at every token; the fused kernel reads it where it lies, if the query heads that share
-a key head are given to it as queries that follow each other.
+In float32 two plain products are fastest. In half precision a batched product copies every matrix that does not fill
+its buffer, which is the whole cache at every token; the fused kernel reads it where it lies, if the query heads that
+share a key head are given to it as queries that follow each other.
 
 Invariant: the result is that of ``sdpa`` up to rounding; anything but a single query on a CPU goes to ``sdpa`` itself.
 """

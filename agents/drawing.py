@@ -10,7 +10,9 @@ import json
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+_BLOCK = 256
 
 
 def choose(logits: Tensor, noise: Tensor | None, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -27,16 +29,33 @@ def choose(logits: Tensor, noise: Tensor | None, temperature: float = 1.0) -> tu
     if noise is None:
         logprobs = logits.float().log_softmax(-1)  # (B, V)
         ids = logprobs.argmax(-1, keepdim=True)  # (B, 1)
-    else:
-        wide = logits.float() if temperature == 1 else logits.float() / temperature  # (B, V)
-        logprobs = wide.log_softmax(-1)  # (B, V)
-        cumulative = logprobs.exp().cumsum(-1, dtype=torch.float64)  # (B, V)
-        total = cumulative[:, -1:].contiguous()  # (B, 1), 1 up to rounding
-        # The first token whose cumulative value exceeds the target: one of probability 0 never does so first. A target
-        # that rounding lifted to the total would point past the end, so the last token that adds to it is the limit.
-        ids = torch.searchsorted(cumulative, noise[:, None] * total, right=True)  # (B, 1)
-        ids = torch.minimum(ids, torch.searchsorted(cumulative, total)).clamp(max=logits.shape[-1] - 1)
-    return ids.squeeze(-1), logprobs.gather(-1, ids).squeeze(-1)
+        return ids.squeeze(-1), logprobs.gather(-1, ids).squeeze(-1)
+    wide = logits.float() if temperature == 1 else logits.float() / temperature  # (B, V)
+    top = wide.amax(-1, keepdim=True)  # (B, 1)
+    weights = (wide - top).exp_()  # (B, V)
+    # A cumulative sum in float64 over all of the vocabulary costs as much as all else: over blocks, then inside of one.
+    blocks = nn.functional.pad(weights, (0, -weights.shape[-1] % _BLOCK)).view(len(weights), -1, _BLOCK)  # (B, N, 256)
+    cumulative = blocks.sum(-1, dtype=torch.float64).cumsum(-1)  # (B, N)
+    total = cumulative[:, -1:].contiguous()  # (B, 1)
+    target = noise[:, None] * total  # (B, 1)
+    block = _first_above(cumulative, target)  # (B, 1)
+    before = cumulative.gather(-1, (block - 1).clamp(min=0)).where(block > 0, 0)  # (B, 1)
+    inside = blocks.gather(1, block[..., None].expand(-1, -1, _BLOCK)).squeeze(1)  # (B, 256)
+    place = _first_above(inside.cumsum(-1, dtype=torch.float64), target - before)  # (B, 1)
+    ids = (block * _BLOCK + place).clamp(max=logits.shape[-1] - 1)  # (B, 1), the limit for what is not finite
+    chosen = (wide.gather(-1, ids) - top).double() - total.log()  # (B, 1)
+    return ids.squeeze(-1), chosen.float().squeeze(-1)
+
+
+def _first_above(cumulative: Tensor, target: Tensor) -> Tensor:
+    """(B, 1) places in (B, N) sums that never fall: the first that exceeds the (B, 1) target.
+
+    A place that adds nothing never does so first. A target that rounding lifted to the total would point past the end,
+    so the last place that adds to it is the limit.
+    """
+    last = torch.searchsorted(cumulative, cumulative[:, -1:].contiguous())  # (B, 1)
+    found = torch.minimum(torch.searchsorted(cumulative, target, right=True), last)  # (B, 1)
+    return found.clamp(max=cumulative.shape[-1] - 1)
 
 
 def row_noise(key_seed: tuple[int | str, ...], n: int) -> Tensor:

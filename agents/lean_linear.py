@@ -32,11 +32,14 @@ def lean_linears(model: nn.Module) -> Iterator[None]:
     """Has a model's plain linear layers, adapted or not, compute by the short way for a while.
 
     Which adapter is active is looked up when the context opens; switch before, not inside. Nothing is changed where the
-    weights are not on a CPU.
+    weights are not on a CPU, nor under autocast.
 
     Args:
         model: Any, plain or under peft, in evaluation mode.
     """
+    if torch.is_autocast_enabled("cpu"):
+        yield
+        return
     with ExitStack() as stack:
         for module in _outermost(model):
             short = _adapted(module) if isinstance(module, LoraLinear) else _plain(module)
@@ -86,9 +89,7 @@ def _outermost(model: nn.Module) -> Iterator[nn.Module]:
 
 def _hooked(*modules: nn.Module) -> bool:
     """Whether someone listens to a module or has replaced its forward, so that it must be called."""
-    return any(
-        module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module) for module in modules
-    )
+    return any(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module) for module in modules)
 
 
 def _simple(layer: nn.Module) -> bool:
@@ -98,6 +99,7 @@ def _simple(layer: nn.Module) -> bool:
 def _plain(layer: nn.Module) -> Forward | None:
     if not _simple(layer) or layer.weight.dtype not in _HALF or "forward" in vars(layer):
         return None
+    assert isinstance(layer, nn.Linear)
     own, weight, bias = layer.forward, layer.weight, layer.bias
 
     def forward(states: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from mempo_env.agents.attention import NAME, single_queries, single_query_attention
+from mempo_env.agents.kv_cache import GrowingLayer
 
 
 @pytest.mark.parametrize("kind", ["none", "bool", "added"])
@@ -31,6 +32,31 @@ def test_it_equals_sdpa(kind: str, heads: int, groups: int, length: int, turned:
     expected, _ = sdpa_attention_forward(module, query, key, value, masks[kind], scaling=0.3, dropout=0.0)
     assert found.shape == expected.shape == (3, length, heads, 8)
     assert float((found - expected).abs().max()) < 1e-12
+
+
+@pytest.mark.parametrize("kind", ["none", "bool", "added"])
+@pytest.mark.parametrize(("heads", "groups"), [(4, 4), (9, 3), (3, 1)])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_reads_the_cache_where_it_lies(kind: str, heads: int, groups: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(1)
+    layer = GrowingLayer()
+    for length in (90, 1):
+        shape = (3, groups, length, 64)
+        layer.update(*(torch.randn(shape, generator=generator).to(dtype) for _ in range(2)))
+    key, value = layer.keys, layer.values
+    query = torch.randn((3, heads, 1, 64), generator=generator).to(dtype)
+    seen = torch.rand((3, 1, 1, 91), generator=generator) < 0.7
+    seen[..., 0] = True
+    added = torch.where(seen, 0.0, -torch.inf)
+    mask, exact_mask = {"none": (None, None), "bool": (seen, seen), "added": (added.to(dtype), added.double())}[kind]
+    module = cast(nn.Module, SimpleNamespace(num_key_value_groups=heads // groups, is_causal=False))
+    found, _ = single_query_attention(module, query, key, value, mask, scaling=0.2)
+    exact, _ = sdpa_attention_forward(module, query.double(), key.double(), value.double(), exact_mask, scaling=0.2)
+    assert key.stride(-1) == value.stride(-1) == 1
+    assert not value.is_contiguous()
+    assert found.shape == exact.shape == (3, 1, heads, 64)
+    assert found.dtype == dtype
+    assert float((found.double() - exact).abs().max()) < (0.02 if dtype == torch.bfloat16 else 0.003)
 
 
 def test_a_model_takes_it_for_a_while(tiny_model: Any) -> None:

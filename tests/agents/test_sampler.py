@@ -235,6 +235,25 @@ def test_choose_at_the_ends() -> None:
     assert logprobs.item() == pytest.approx(torch.tensor([0.0, 2.0, 1.0]).log_softmax(0)[1].item())
 
 
+@pytest.mark.parametrize("size", [255, 256, 257, 2000])
+def test_choose_finds_the_place_in_any_block(size: int) -> None:
+    generator = torch.Generator().manual_seed(size)
+    row = torch.randn(size, generator=generator) * 4
+    row[torch.rand(size, generator=generator) < 0.3] = -math.inf
+    row[: size // 3] = -math.inf  # whole blocks of nothing
+    row[size - size // 8 :] = -math.inf
+    exact = row.double().softmax(-1)
+    sums = exact.cumsum(-1)
+    noise = torch.rand(4000, generator=generator, dtype=torch.float64)
+    noise[:3] = torch.tensor([0.0, 1 - 2**-53, 1.0])
+    ids, logprobs = choose(row.expand(len(noise), -1), noise)
+    assert (exact[ids] > 0).all()
+    assert (sums[ids] - exact[ids] - 1e-7 <= noise).all()
+    assert (noise <= sums[ids] + 1e-7).all()
+    assert float((logprobs.double() - exact[ids].log()).abs().max()) < 1e-5
+    assert len(ids.unique()) > 20
+
+
 def test_noise_is_keyed() -> None:
     first = row_noise((1, 2, "g", 3, 4), 50)
     assert first.dtype == torch.float64
@@ -425,10 +444,11 @@ def test_prompts_that_begin_alike_come_into_one_batch(tiny_model: Any, tiny_code
 def plain_sample(
     model: Any, codec: ChatCodec, requests: list[SampleRequest], config: SamplingConfig, patch: pytest.MonkeyPatch
 ) -> Any:
-    """One row at a time, with transformers' own cache and attention: nothing shared, nothing turned."""
+    """One row at a time, with transformers' own cache and attention, and peft's layers: nothing shared or turned."""
     with patch.context() as plain:
         plain.setattr(sampler_module, "new_cache", lambda config: DynamicCache(config=config))
         plain.setattr(sampler_module, "single_queries", lambda model: nullcontext())
+        plain.setattr(sampler_module, "lean_linears", lambda model: nullcontext())
         return [EmbeddedSampler(model, codec).sample([request], config)[0] for request in requests]
 
 
@@ -484,3 +504,12 @@ def test_keys_lie_as_a_single_query_reads_them() -> None:
         layer.batch_select_indices(torch.tensor([3, 1, 1, 0]))
         assert layer.keys.stride(-2) == 1  # type: ignore[union-attr]
         assert layer.values.stride(-1) == 1  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_keys_lie_as_the_fused_kernel_reads_them(dtype: torch.dtype) -> None:
+    (layer,) = new_cache(Qwen2Config(num_hidden_layers=1)).layers
+    for length in (7, 1, 200, 1):
+        layer.update(torch.rand(4, 2, length, 8).to(dtype), torch.rand(4, 2, length, 8).to(dtype))
+        layer.batch_select_indices(torch.tensor([3, 1, 1, 0]))
+        assert layer.keys.stride(-1) == 1  # type: ignore[union-attr]
