@@ -1,6 +1,7 @@
 """The cache of keys and values behind the embedded sampler.
 
-Invariant: it holds what ``DynamicCache`` would hold; only where the tensors live differs.
+Invariant: after what the sampler does with it, appending and choosing rows, it holds what ``DynamicCache`` would hold;
+only where the tensors live differs.
 """
 
 from __future__ import annotations

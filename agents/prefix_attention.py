@@ -14,6 +14,7 @@ Invariant: the result and its gradient are those of causal attention over each r
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -224,15 +225,27 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 def takes_packed_rows(model: nn.Module) -> bool:
-    """Whether a model can: on a CPU, where its attention is ``sdpa`` or already this one."""
+    """Whether a model can: on a CPU, where its attention is ``sdpa`` or already this one, and without autocast."""
     config: Any = model.config
+    if torch.is_autocast_enabled("cpu"):
+        return False
     return next(model.parameters()).device.type == "cpu" and config._attn_implementation in ("sdpa", NAME)
 
 
-def use_packed_attention(model: nn.Module) -> None:
+@contextmanager
+def packed_rows_in(model: nn.Module, *, stays: bool) -> Iterator[None]:
     """Has a model take this attention, which is ``sdpa`` for all but packed rows.
 
-    It stays: under gradient checkpointing the backward pass computes the layers again, by the attention it finds.
+    Args:
+        model: Whose config names its attention.
+        stays: Leave it so: under gradient checkpointing the backward pass computes the layers again, by the attention
+            that it finds.
     """
     config: Any = model.config
+    before = config._attn_implementation
     config._attn_implementation = NAME
+    try:
+        yield
+    finally:
+        if not stays:
+            config._attn_implementation = before

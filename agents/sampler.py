@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ from .kv_cache import new_cache, plain_cache
 from .lean_linear import lean_linears
 from .row_batches import TokenRow, prefix_batch, shared_clusters
 from .settings import SamplingConfig
-from .shared_prefix import clusters
+from .shared_prefix import SHARING_MODELS, clusters
 
 StopReason = Literal["action", "eos", "length"]
 _LAST_SIGN = b">"  # every closing tag ends in it, so a token without it cannot close a block
@@ -242,6 +242,10 @@ class EmbeddedSampler:
             logits, mask, last = logits[places], mask[places], last[places]  # (B, V), (B, T + N), (B, 1)
         return logits, cache, mask, last
 
+    def _shares(self, cache: Cache) -> bool:
+        config: Any = self.model.config
+        return config.model_type in SHARING_MODELS and plain_cache(cache)
+
     def _read_prefixes(
         self, prompts: Sequence[tuple[int, ...]], steps: int, cache: Cache, device: torch.device
     ) -> tuple[list[int], Tensor]:
@@ -253,7 +257,7 @@ class EmbeddedSampler:
             Ids read of each prompt, and the mask (B, P) of what the cache holds, 0 where a prefix is shorter.
         """
         rows = [TokenRow(prompt, (0,)) for prompt in dict.fromkeys(prompts)]
-        found = shared_clusters(rows) if len(rows) > 1 and plain_cache(cache) else None
+        found = shared_clusters(rows) if len(rows) > 1 and self._shares(cache) else None
         if found is not None:
             rest = max(len(rows[index].prompt_ids) - cluster.shared for cluster in found for index in cluster.rows)
             width = max(cluster.shared for cluster in found) + rest + steps

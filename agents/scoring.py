@@ -13,6 +13,7 @@ the batch and whatever the chunk size; entries beyond the row's output are exact
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +23,9 @@ from mempo_env.errors import UserError
 
 from .head import token_logprobs
 from .kv_cache import plain_cache
-from .prefix_attention import Packed, takes_packed_rows, use_packed_attention
+from .prefix_attention import Packed, packed_rows_in, takes_packed_rows
 from .row_batches import PrefixBatch, RowBatch, TokenRow, collate, micro_batches
+from .shared_prefix import SHARING_MODELS
 
 _HEAD_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 
@@ -45,8 +47,9 @@ def output_states(model: nn.Module, batch: RowBatch) -> Tensor:
     """
     decoder = causal_lm(model).get_decoder()  # type: ignore[operator]
     if batch.prefix is not None and takes_packed_rows(decoder):
-        use_packed_attention(decoder)
-        return _packed_states(decoder, batch, batch.prefix)
+        again = torch.is_grad_enabled() and decoder.training and _checkpointing(decoder)
+        with packed_rows_in(decoder, stays=again):
+            return _packed_states(decoder, batch, batch.prefix)
     if batch.prefix is None:
         hidden = decoder(input_ids=batch.input_ids, use_cache=False).last_hidden_state  # (B, T, D)
     else:
@@ -92,15 +95,19 @@ def _packed_states(decoder: nn.Module, batch: RowBatch, prefix: PrefixBatch) -> 
 def can_share(model: nn.Module) -> bool:
     """Whether shared prefixes give the plain path's result: no dropout acts, and every layer sees all positions.
 
+    Models of kinds for which no test holds it do not share (``SHARING_MODELS``).
     Dropout would be drawn once for all rows; a sliding window cuts a prefix. Gradient checkpointing switches off the
     cache, which models need that do not take packed rows.
     """
     lm = causal_lm(model)
+    config: Any = lm.config
+    if config.model_type not in SHARING_MODELS:
+        return False
     if model.training and any(_drops(part) for part in model.modules()):
         return False
     if model.training and _checkpointing(lm) and not takes_packed_rows(lm):
         return False
-    return plain_cache(DynamicCache(config=lm.config))
+    return plain_cache(DynamicCache(config=config))
 
 
 def _drops(part: nn.Module) -> bool:

@@ -18,6 +18,10 @@ from dataclasses import dataclass
 WORTHWHILE = 0.2
 """Least share of the tokens that must be saved: a prefix costs a forward pass of its own, and a mask."""
 
+SHARING_MODELS = frozenset({"llama", "mistral", "olmo2", "phi3", "qwen2", "qwen3", "smollm3"})
+"""Kinds of models (``model_type``) of which a test holds that shared prefixes give the plain path's result; others take
+that path. Some models lose on the way to their attention what says who sees whom, without an error."""
+
 Prompt = tuple[int, ...]
 
 

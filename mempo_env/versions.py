@@ -37,7 +37,7 @@ def versions() -> dict[str, str]:
     """Versions by package, with Python, the platform and the number of cores; ``-`` for what is not installed."""
     found = {
         "python": sys.version.split()[0],
-        "platform": platform.platform(),
+        "platform": "-".join([platform.system(), platform.machine(), *filter(None, platform.libc_ver())]),
         "cores": str(os.cpu_count()),
     }
     for package in PACKAGES:

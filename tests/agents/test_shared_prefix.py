@@ -7,13 +7,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
 
 from mempo_env.agents.models import add_lora
 from mempo_env.agents.row_batches import TokenRow, collate, micro_batches, shared_clusters
 from mempo_env.agents.scoring import can_share, causal_lm, output_logprobs, score_rows
 from mempo_env.agents.settings import LoraSettings
-from mempo_env.agents.shared_prefix import Cluster, clusters, saved_tokens
+from mempo_env.agents.shared_prefix import SHARING_MODELS, Cluster, clusters, saved_tokens
 
 IDS = st.integers(1, 3)
 PROMPTS = st.lists(st.lists(IDS, min_size=1, max_size=6).map(tuple), min_size=1, max_size=6)
@@ -199,3 +206,59 @@ def test_other_attention_reads_suffixes_after_a_cache(trained_model: nn.Module) 
     assert float((packed - cached).abs().max()) < 1e-5
     for ours, theirs in zip(gradients, others, strict=True):
         assert float((ours - theirs).abs().max()) < 1e-5 * max(1.0, float(theirs.abs().max()))
+
+
+def small_model(kind: str) -> nn.Module:
+    """A causal LM of a kind, in float64, with grouped queries and no window."""
+    config = AutoConfig.for_model(
+        kind, vocab_size=300, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, sliding_window=None, attention_dropout=0.0, pad_token_id=0, bos_token_id=1,
+        eos_token_id=2,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").double()
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("kind", sorted(SHARING_MODELS))
+def test_models_that_share_give_the_plain_result(kind: str, attention: str) -> None:
+    model, rows = small_model(kind), example_rows()
+    causal_lm(model).config._attn_implementation = attention  # type: ignore[union-attr]
+    assert can_share(model.train())
+    plain, _, plain_gradients = loss_and_gradients(model, rows, share=False)
+    shared, _, gradients = loss_and_gradients(model, rows, share=True)
+    pairs = zip(gradients, plain_gradients, strict=True)
+    assert any(not torch.equal(ours, theirs) for ours, theirs in pairs)  # two ways, or nothing was compared
+    assert float((plain - shared).abs().max()) < 1e-5  # log-softmax is in float32
+    for ours, theirs in zip(gradients, plain_gradients, strict=True):
+        assert float((ours - theirs).abs().max()) < 1e-5 * max(1.0, float(theirs.abs().max()))
+
+
+@pytest.mark.parametrize("kind", ["nemotron", "stablelm"])
+def test_models_of_other_kinds_take_the_plain_path(kind: str) -> None:
+    model, rows = small_model(kind), example_rows()[:6]
+    assert not can_share(model)
+    together = score_rows(model, rows, 0, max_tokens=10_000)
+    for row, found in zip(rows, together, strict=True):
+        assert float((score_rows(model, [row], 0, max_tokens=1)[0] - found).abs().max()) < 1e-5
+
+
+def test_the_model_keeps_its_attention(trained_model: nn.Module) -> None:
+    config: Any = causal_lm(trained_model).config
+    loss_and_gradients(trained_model.train(), example_rows(), share=True)
+    score_rows(trained_model, example_rows(), 0, max_tokens=10_000)
+    assert config._attn_implementation == "sdpa"
+    causal_lm(trained_model).get_decoder().norm.register_forward_hook(lambda *_: 1 / 0)  # type: ignore[operator]
+    with pytest.raises(ZeroDivisionError):
+        score_rows(trained_model, example_rows(), 0, max_tokens=10_000)
+    assert config._attn_implementation == "sdpa"
+
+
+def test_autocast_reads_suffixes_after_a_cache(tiny_model: Any) -> None:
+    rows = example_rows()
+    expected = score_rows(tiny_model, rows, 0, max_tokens=10_000)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = score_rows(tiny_model, rows, 0, max_tokens=10_000)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert float((ours - theirs).abs().max()) < 0.2
