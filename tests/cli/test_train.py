@@ -96,8 +96,8 @@ def test_checkpointing_is_for_the_whole_run_and_its_resume(
         ),
         ("trainer.rollout", "--warm-start.target none", "sampling: lower --sampling.batch-size, which is 7"),
         (
-            "memory_reward.score_rows",
-            "--warm-start.target none",
+            "critic.output_states",
+            "--warm-start.target none --algo ppo",
             "scoring: lower --train.micro-batch-tokens, which is 900 (",
         ),
         (
