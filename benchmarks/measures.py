@@ -174,14 +174,14 @@ MEASURES: tuple[Measure, ...] = (
         True,
     ),
     Measure(
-        f"{WIDE}: peak memory above the loaded model, GiB, against TRL",
+        f"{WIDE}: peak memory above the loaded model, GiB, against TRL, each at its fastest",
         "learner_step_wide.json",
         lambda result: _sides(result, "above_model_gib"),
         Goal("<=", 0.5),
         True,
     ),
     Measure(
-        f"{WIDE}: peak memory of the whole process, GiB, against TRL",
+        f"{WIDE}: peak memory of the whole process, GiB, against TRL, each at its fastest",
         "learner_step_wide.json",
         lambda result: _sides(result, "peak_gib"),
     ),
