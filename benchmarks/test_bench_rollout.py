@@ -6,6 +6,7 @@ Run with ``make bench``. ``rollout_speed.py`` beside this file measures SmolLM2;
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,15 @@ import pytest
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture
 
+FOLDER = Path(__file__).resolve().parent
+
 
 @pytest.fixture(scope="module")
 def script() -> Any:
-    """The script as a module."""
-    spec = importlib.util.spec_from_file_location("rollout_speed", Path(__file__).with_name("rollout_speed.py"))
+    """The script as a module; what it imports lies beside it."""
+    if str(FOLDER) not in sys.path:
+        sys.path.append(str(FOLDER))
+    spec = importlib.util.spec_from_file_location("rollout_speed", FOLDER / "rollout_speed.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
