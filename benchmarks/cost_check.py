@@ -14,7 +14,6 @@ import argparse
 import gc
 import json
 import math
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -40,6 +39,7 @@ from cost_tokens import check_tokens
 from learner_step import GROUP, make_groups
 from learner_step import Work as Rows
 from machine import forget_peak, resident
+from results_io import facts, write
 
 from mempo_env.agents.codec import ChatCodec
 from mempo_env.agents.contexts import get_context
@@ -56,7 +56,6 @@ from mempo_env.algos.optim import Optimizer, trainable
 from mempo_env.algos.presets import get_preset
 from mempo_env.algos.setup import load_base
 from mempo_env.algos.update import Updater
-from mempo_env.versions import versions
 
 SIZES = {"tiny": ((64, 16), (128, 32), (256, 64), (512, 128)), "smollm2": ((64, 24), (128, 48), (256, 64))}
 """Prompt and output tokens of a row; the first is calibrated on."""
@@ -249,8 +248,7 @@ def main() -> None:
         name, prompt, output, mode = flags.peak
         sys.stdout.write(json.dumps(peak(name, int(prompt), int(output), bool(mode))) + "\n")
         return
-    result: dict[str, Any] = {"command": " ".join(sys.argv), "versions": versions(), "threads": 1}
-    result["load_before"] = os.getloadavg()[0]
+    result = facts()
     # First, while this process is small itself.
     result["peak"] = [line for name in flags.models for line in check_peak(name)]
     result["seconds"] = [check_seconds(name) for name in flags.models]
@@ -259,10 +257,7 @@ def main() -> None:
     result["decode_kernels_per_layer"] = {name: decode_kernels(name) for name in flags.models}
     if flags.data is not None:
         result |= check_tokens(flags.data, flags.episodes)
-    text = json.dumps(result, indent=1)
-    if flags.out:
-        flags.out.write_text(text + "\n", encoding="utf-8")
-    sys.stdout.write(text + "\n")
+    write(result, flags.out)
 
 
 if __name__ == "__main__":

@@ -19,9 +19,6 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
-import json
-import os
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -30,6 +27,7 @@ import torch
 from cost_check import learner
 from learner_step import GROUP
 from profile_phases import Phases, run
+from results_io import facts, write
 
 from mempo_env.agents.models import add_lora
 from mempo_env.algos.algorithm_config import MemPOConfig
@@ -38,7 +36,6 @@ from mempo_env.algos.job import make_trainer
 from mempo_env.algos.presets import get_preset
 from mempo_env.algos.setup import build_policy, make_policy
 from mempo_env.algos.warm_start import warm_start
-from mempo_env.versions import versions
 
 
 def tiny(folder: Path, groups: int, imitate: int, goals: int, limit: int) -> dict[str, Any]:
@@ -116,16 +113,14 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     flags = parser.parse_args()
     torch.set_num_threads(1)
+    how = facts()
     if flags.model == "tiny":
         with tempfile.TemporaryDirectory(prefix="profile-") as folder:
             result = tiny(Path(folder), flags.groups, flags.imitate, flags.goals, flags.limit)
     else:
         result = smollm2(flags.prompt, flags.output)
-    result |= {"command": " ".join(sys.argv), "versions": versions(), "threads": 1, "load_before": os.getloadavg()[0]}
-    text = json.dumps(result, indent=1)
-    if flags.out:
-        flags.out.write_text(text + "\n", encoding="utf-8")
-    sys.stdout.write(text + "\n")
+    result |= how
+    write(result, flags.out)
 
 
 if __name__ == "__main__":

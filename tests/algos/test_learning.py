@@ -284,7 +284,8 @@ def test_the_second_turn_does_not_show_the_answer(recall: Lesson) -> None:
 def test_two_turns_that_only_memory_can_solve(name: str, recall: Lesson) -> None:
     """From about six in ten to more than eight within 24 steps, and through the memory: without it, chance.
 
-    With the sign flipped, to less than two in ten: of 64 episodes, 11 with MemPO, and 6 or fewer with the others.
+    With the sign flipped, below one in ten within 48: after 24, seeds differ from 0 to 34 in a hundred, whatever the
+    algorithm, so that a processor's rounding decides; after 48 MemPO had none right with any of four seeds.
     """
     policy = recall.fresh()
     assert 0.35 < recall.success(policy) < 0.7
@@ -293,8 +294,8 @@ def test_two_turns_that_only_memory_can_solve(name: str, recall: Lesson) -> None
     assert recall.success(policy, memory="off") <= 0.45
 
     policy = recall.fresh()
-    recall.learn(policy, make(name, flipped=True), 24)
-    assert recall.success(policy) <= 0.2
+    recall.learn(policy, make(name, flipped=True), 48)
+    assert recall.success(policy) <= 0.1
 
 
 # The memory advantage alone ---------------------------------------------------------------------------------------
