@@ -6,6 +6,7 @@
     python benchmarks/studies/memory_reward.py --table                   tables from what is there
     python benchmarks/studies/memory_reward.py --pack                    keep what is there in benchmarks/results/study
     python benchmarks/studies/memory_reward.py --document                write the tables and plots of docs/study.md
+    python benchmarks/studies/memory_reward.py --real                    SmolLM2-135M on HotpotQA instead: three cells
 
 Each cell (a warm start, a candidate of the tuning, or an arm in a regime with a seed) leaves one JSON file in
 ``OUT/cells``; ``--pack`` keeps it, gzipped, beside the code. A cell that is in either place with the same settings is
@@ -32,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from memory_study.cells import SMOKE, STUDY, Cell, Scale, matrix, same_as_untuned, with_choice
 from memory_study.plan import minutes, shard
+from memory_study.real import REAL, REAL_SMOKE, real_matrix, with_data
 from memory_study.store import RESULTS, pack, read_cell
 from rich.console import Console
 
@@ -59,6 +61,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("runs/study"), help="folder of the study")
     parser.add_argument("--shard", type=read_shard, default=(1, 1), metavar="I/N", help="part I of N")
     parser.add_argument("--only", default="*", metavar="GLOB", help="cells whose name fits")
+    parser.add_argument("--real", action="store_true", help="SmolLM2-135M on HotpotQA instead of the closed world")
+    parser.add_argument("--data", default="", help="--real: folder of HotpotQA, if it is not where the preset looks")
     parser.add_argument("--full", action="store_true", help="the further arms, too")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of a cell")
     parser.add_argument("--smoke", action="store_true", help="everything small: minutes, and no result")
@@ -68,6 +72,19 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--pack", action="store_true", help="keep the finished cells of --out there and run nothing")
     parser.add_argument("--document", action="store_true", help="write docs/study.md from what is there; run nothing")
     return parser.parse_args(argv)
+
+
+def asked(arguments: argparse.Namespace) -> tuple[Scale, list[Cell]]:
+    """The scale and the whole matrix that the flags speak of."""
+    if not arguments.real:
+        return SMOKE if arguments.smoke else STUDY, matrix(full=arguments.full)
+    scale = REAL_SMOKE if arguments.smoke else REAL
+    return with_data(scale, arguments.data) if arguments.data else scale, real_matrix()
+
+
+def all_of(arguments: argparse.Namespace) -> list[Cell]:
+    """Every cell there can be, whichever are asked for: tables and what is kept leave none out."""
+    return real_matrix() if arguments.real else matrix(full=True)
 
 
 def dev_scores(read: Reader) -> dict[str, float]:
@@ -112,7 +129,7 @@ def run(
     return waiting, failed
 
 
-def show_list(cells: list[Cell], read: Reader, console: Console) -> None:
+def show_list(cells: list[Cell], scale: Scale, read: Reader, console: Console) -> None:
     """Prints the cells with their state."""
     scores = dev_scores(read)
     for cell in cells:
@@ -123,8 +140,11 @@ def show_list(cells: list[Cell], read: Reader, console: Console) -> None:
             state = "as untuned"
         else:
             state = "done" if read(ready) is not None else ""
-        console.print(f"{cell.name:40} {minutes(cell):5.1f} min  {state}", markup=False)
-    console.print(f"{len(cells)} cells, about {sum(map(minutes, cells)) / 60:.1f} hours of one core", markup=False)
+        console.print(f"{cell.name:40} {minutes(cell, scale):5.1f} min  {state}", markup=False)
+    console.print(
+        f"{len(cells)} cells, about {sum(minutes(cell, scale) for cell in cells) / 60:.1f} hours of one core",
+        markup=False,
+    )
 
 
 def default_kinds() -> dict[str, str]:
@@ -140,29 +160,33 @@ def document(stored: Path, console: Console) -> None:
     def read(cell: Cell) -> dict[str, Any] | None:
         return read_cell(stored, cell, STUDY, stored)
 
+    def read_real(cell: Cell) -> dict[str, Any] | None:
+        return read_cell(stored / "smollm2", cell, REAL, stored / "smollm2")
+
     scores = dev_scores(read)
     study = gather(matrix(full=True), read, lambda cell: settled(cell, scores))
-    for path in write_document(study, default_kinds()):
+    real = gather(real_matrix(), read_real, lambda cell: cell, REAL)
+    for path in write_document(study, real, default_kinds()):
         console.print(str(path), markup=False)
 
 
-def keep(arguments: argparse.Namespace, scale: Scale, read: Reader, console: Console) -> None:
+def keep(cells: list[Cell], arguments: argparse.Namespace, scale: Scale, read: Reader, console: Console) -> None:
     """Stores the finished cells."""
     scores = dev_scores(read)
-    ready = [settled(cell, scores) for cell in matrix(full=True)]
+    ready = [settled(cell, scores) for cell in cells]
     known = [cell for cell in ready if cell is not None and not same_as_untuned(cell)]
     written = pack(known, arguments.out, arguments.stored, scale)
     size = sum(path.stat().st_size for path in written) / 1e6
     console.print(f"{len(written)} cells, {size:.1f} MB: {arguments.stored}", markup=False)
 
 
-def show_tables(scale: Scale, read: Reader, console: Console) -> None:
+def show_tables(cells: list[Cell], scale: Scale, read: Reader, console: Console) -> None:
     """Prints all tables, as Markdown."""
     from memory_study.study import gather
     from memory_study.tables import sections, state
 
     scores = dev_scores(read)
-    study = gather(matrix(full=True), read, lambda cell: settled(cell, scores), scale)
+    study = gather(cells, read, lambda cell: settled(cell, scores), scale)
     for table in sections(study):
         console.print(f"\n{table.title}\n\n{table.markdown()}", markup=False, highlight=False)
     console.print("\n" + "\n".join(state(study, default_kinds())), markup=False, highlight=False)
@@ -172,16 +196,12 @@ def main(argv: list[str] | None = None) -> int:
     """Lists, runs, or shows tables; returns the exit status: 1 where cells wait for the tuning or failed."""
     arguments, console = parse(argv), Console(soft_wrap=True)
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)  # peft asks for it
-    scale = SMOKE if arguments.smoke else STUDY
-    if arguments.smoke and arguments.out == Path("runs/study"):
-        arguments.out = Path("runs/study-smoke")
-    if arguments.smoke and arguments.stored == RESULTS:
-        arguments.stored = arguments.out / "stored"
-    cells = [
-        cell
-        for cell in shard(matrix(full=arguments.full), *arguments.shard)
-        if fnmatch.fnmatch(cell.name, arguments.only)
-    ]
+    scale, every = asked(arguments)
+    if arguments.out == Path("runs/study"):
+        arguments.out = Path("runs/study" + "-smollm2" * arguments.real + "-smoke" * arguments.smoke)
+    if arguments.stored == RESULTS:
+        arguments.stored = arguments.out / "stored" if arguments.smoke else RESULTS / ("smollm2" * arguments.real)
+    cells = [cell for cell in shard(every, *arguments.shard, scale) if fnmatch.fnmatch(cell.name, arguments.only)]
 
     def read(cell: Cell) -> dict[str, Any] | None:
         return read_cell(arguments.out, cell, scale, arguments.stored)
@@ -189,12 +209,14 @@ def main(argv: list[str] | None = None) -> int:
     if not cells:
         raise UserError(f"no cell fits --only '{arguments.only}' in this shard; see --list")
     if arguments.list:
-        show_list(cells, read, console)
+        show_list(cells, scale, read, console)
     elif arguments.table:
-        show_tables(scale, read, console)
+        show_tables(all_of(arguments), scale, read, console)
     elif arguments.pack:
-        keep(arguments, scale, read, console)
+        keep(all_of(arguments), arguments, scale, read, console)
     elif arguments.document:
+        if arguments.real:
+            raise UserError("--document writes the whole page; leave --real out")
         document(arguments.stored, console)
     else:
         waiting, failed = run(cells, arguments, scale, console, read)

@@ -28,15 +28,18 @@ class ReproduceFlags:
     """Flags of ``mempo reproduce``.
 
     Attributes:
-        cell: Name of a cell, such as hard-mempo-0 or warm-0; without one the kept cells are listed.
+        cell: Name of a cell, such as hard-mempo-0, warm-0 or smollm2/hotpotqa-mempo-0; without one all
+            that are kept are listed.
         out: Folder of the rerun; an interrupted one goes on.
         stored: Folder of the kept results; by default benchmarks/results/study of the checkout.
+        data: Folder of HotpotQA, for cells on a language model; by default where the preset looks.
         threads: CPU threads; results are equal to the last digit at 1 only, as the kept ones were made.
     """
 
     cell: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="CELL")] = ""
     out: str = "runs/reproduce"
     stored: str = ""
+    data: str = ""
     threads: int = 1
 
     def __post_init__(self) -> None:
@@ -74,7 +77,7 @@ def run(argv: Sequence[str]) -> None:
     from mempo_env.cli.train import require_train_extra
 
     require_train_extra()
-    found = study.reproduce(flags.cell, Path(flags.out), console, stored=stored, threads=flags.threads)
+    found = study.reproduce(flags.cell, Path(flags.out), console, stored=stored, threads=flags.threads, data=flags.data)
     if found.verdict == "different":
         raise SystemExit(1)
 

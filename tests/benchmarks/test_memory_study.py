@@ -29,6 +29,7 @@ from memory_study.cells import (
 )
 from memory_study.compare import compare_results
 from memory_study.control import ShortMemPO, ShortnessScorer, ShuffledMemPO, ShuffledScorer
+from memory_study.failures import CAUSES
 from memory_study.plan import minutes, shard
 from memory_study.probe import RememberingScorer
 from memory_study.reproduce import reproduce
@@ -374,6 +375,11 @@ def _kept_and_reproduced(out: Path, cell: Cell, scale: Scale, monkeypatch: pytes
     found = read_cell(elsewhere, cell, scale, stored)
     assert found is not None
     assert {len(e["gold"]) for e in found["texts"]["after"]} == {1, 2}
+    for goals, counts in found["failures"]["after"].items():
+        part = found["evaluations"]["after"][goals]["episodes"]
+        assert counts["episodes"] == len(part["em"])
+        assert 100 * (1 - counts["wrong"] / counts["goals"]) == pytest.approx(statistics.mean(part["em"]), abs=1e-3)
+        assert sum(counts[cause] for cause in CAUSES) == counts["wrong"]
     assert read_cell(elsewhere, cell, scale) is None
     assert read_cell(elsewhere, replace(cell, lr=1.0), scale, stored) is None
     with monkeypatch.context() as patch:

@@ -4,19 +4,34 @@ from __future__ import annotations
 
 import importlib
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from memory_study import measures
-from memory_study.cells import SMOKE, STUDY, Cell, fingerprint, matrix
-from memory_study.document import between, results
+from memory_study.cause_tables import causes, causes_by_goals, signal
+from memory_study.cells import SMOKE, STUDY, Cell, eval_config, fingerprint, matrix, run_config
+from memory_study.document import between, real_results, results
 from memory_study.estimates import Estimate, apart, over_seeds, t_interval
+from memory_study.failures import CAUSES
 from memory_study.more_tables import collapse, costs_of, curves, estimator_table, tokens, tuning
+from memory_study.plan import minutes
 from memory_study.plots import by_goals, learning, quality_bins
+from memory_study.real import REAL, real_matrix, with_data
 from memory_study.store import read_json, write_json
 from memory_study.study import Study, gather
-from memory_study.tables import differences, distances, gaps, memories, scores, state, within_seeds
+from memory_study.tables import (
+    differences,
+    distances,
+    gaps,
+    memories,
+    real_sections,
+    scores,
+    sections,
+    state,
+    within_seeds,
+)
 
 from mempo_env.errors import UserError
 
@@ -242,6 +257,58 @@ def test_what_is_missing_diverged_or_remade_is_named() -> None:
     assert whole.complete() == [0, 2]
 
 
+def test_signals_and_causes_are_shown_with_their_seeds() -> None:
+    study = fake_study()
+    counts = {"episodes": 2, "goals": 8, "wrong": 4, "forgotten": 3, "misread": 1, "copied_question": 1}
+    for seed, cell in study.arms["easy"]["grpo"].items():
+        failed = dict.fromkeys(CAUSES, 0) | counts | {"forgotten": 3 - seed, "misread": 1 + seed}
+        study.arms["easy"]["grpo"][seed] = dict(cell) | {
+            "failures": {"after": {str(n): failed for n in GOALS}},
+            "training": cell["training"] | {"rollout/success": [0.1 * seed, 0.2, 0.3]},
+        }
+    found = row(causes(study, "easy"), "grpo")
+    assert found[:3] == ("grpo", "3", "50.0 (50.0 to 50.0)")
+    by_name = dict(zip(causes(study, "easy").header, found, strict=True))
+    assert by_name["forgotten"].startswith("50.0 (")  # 75, 50 and 25 % of the wrong goals
+    assert by_name["misread"].startswith("50.0 (")
+    assert by_name["episodes that copy a question, %"] == "50.0 (50.0 to 50.0)"
+    assert len(causes(study, "easy").rows) == 1  # no other cell was packed
+    every = causes_by_goals(study, "easy").rows
+    assert every[0][:4] == ("grpo", "2", "3", "50.0")
+    assert every[0][4 + list(CAUSES).index("misread")] == "25.0"  # (1 + 2 + 3) of 24 goals
+    seen = row(signal(study, "easy"), "grpo")
+    assert seen[1:3] == ("3", "0.200 -> 0.200")  # three updates are both the first and the last five
+    assert row(signal(study, "easy"), "mempo")[2] == "-"
+
+
+def test_the_study_on_a_language_model_differs_by_the_algorithm_alone() -> None:
+    warm, grpo, mempo = real_matrix()
+    one, two = (run_config(cell, Path("out"), REAL) for cell in (grpo, mempo))
+    assert replace(one, algo="mempo", out=two.out) == two
+    assert one.model == run_config(warm, Path("out"), REAL).out + "/base"
+    assert (one.dataset, one.warm_start.target, one.train.optim.lr) == ("qa", "none", 2e-4)
+    begun = run_config(warm, Path("out"), REAL)
+    assert (begun.warm_start.target, begun.eval.split, begun.steps) == ("all", "dev", 0)
+    assert eval_config(grpo, REAL).goals == (2, 4, 6)
+    # Where the data set lies changes nothing, which one it is does.
+    assert fingerprint(mempo, with_data(REAL, "/else/hotpotqa")) == fingerprint(mempo, REAL)
+    assert fingerprint(mempo, with_data(REAL, "nq")) != fingerprint(mempo, REAL)
+    assert sum(minutes(cell, REAL) for cell in real_matrix()) > 60
+    empty = gather(real_matrix(), lambda cell: None, lambda cell: cell, REAL)
+    assert real_results(empty).startswith("Not in yet: warm-0, hotpotqa-grpo-0, hotpotqa-mempo-0.")
+
+    def read(cell: Cell) -> dict[str, Any]:
+        if cell.kind == "warm":
+            return {"evaluations": {"before": evaluation(20.0), "expert": evaluation(60.0)}}
+        f1 = 30.0 if cell.arm == "grpo" else 34.0
+        return {"evaluations": {"after": evaluation(f1)}, "training": training([0.1, 0.2], 10.0, 1.0)}
+
+    tables = real_sections(gather(real_matrix(), read, lambda cell: cell, REAL))
+    assert tables[0].rows[0][:3] == ("warm start", "1", "20.0")
+    assert row(tables[1], "mempo - grpo")[1:3] == ("1", "+4.0")
+    assert {table.key.partition("-")[0] for table in tables} >= {"f1", "signal", "costs", "seeds"}
+
+
 def test_pages_keep_what_is_not_theirs(tmp_path: Any) -> None:
     page = "a\n<!-- begin x -->\nold\n<!-- end x -->\nb <!-- begin y --><!-- end y -->"
     once = between(page, "x", "new \\1")
@@ -251,10 +318,10 @@ def test_pages_keep_what_is_not_theirs(tmp_path: Any) -> None:
         with pytest.raises(UserError, match="once each"):
             between(broken, "x", "new")
     study = fake_study()
-    text = results(study)
+    text = results(sections(study))
     assert "| mempo - grpo | 3 |" in text
     assert text.count("<details>") == text.count("</details>") > 2
-    assert results(fake_study(())).startswith("**tuning")
+    assert results(sections(fake_study(()))).startswith("**tuning")
     for draw in (by_goals, learning, quality_bins):
         draw(study, tmp_path / "picture.png")
         assert (tmp_path / "picture.png").stat().st_size > 5000
@@ -271,7 +338,7 @@ def test_the_script_lists_shows_and_keeps(tmp_path: Path, capsys: pytest.Capture
     assert [line.split()[0] for line in listed if line.endswith("done")] == ["warm-0"]
     assert listed[-1].startswith("6 cells, about ")
     assert script.main(["--smoke", "--pack", *out, *place]) == 0
-    assert read_json(tmp_path / "kept" / "warm-0.json.gz") == content | {"texts": {}}
+    assert read_json(tmp_path / "kept" / "warm-0.json.gz") == content | {"texts": {}, "failures": {}}
     (tmp_path / "cells" / "warm-0.json").unlink()
     assert script.main(["--smoke", "--only", "warm-0", "--list", *out, *place]) == 0
     assert "done" in capsys.readouterr().out  # a kept cell is done

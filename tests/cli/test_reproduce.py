@@ -73,9 +73,9 @@ def test_the_exit_code_is_the_verdict(
         return SimpleNamespace(verdict=verdict)
 
     monkeypatch.setattr(study, "reproduce", fake)
-    result = mempo("reproduce", "warm-0", "--stored", tmp_path, "--out", "there", "--threads", 2)
+    result = mempo("reproduce", "warm-0", "--stored", tmp_path, "--out", "there", "--threads", 2, "--data", "d")
     assert result.code == code
-    assert asked == [("warm-0", Path("there"), {"stored": tmp_path, "threads": 2})]
+    assert asked == [("warm-0", Path("there"), {"stored": tmp_path, "threads": 2, "data": "d"})]
 
 
 def test_the_page_of_the_study_names_every_arm() -> None:

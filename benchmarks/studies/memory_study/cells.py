@@ -6,7 +6,8 @@ of the tuning, or one arm in one regime with one seed. Importing this file impor
 Invariants:
     * in a regime all arms have the same warm start, tasks and number of updates: only the algorithm's settings differ;
     * tuning sees its own seed and the ``dev`` split, everything reported the ``test`` split;
-    * ``fingerprint`` changes whenever anything that a result depends on changes, places and threads apart.
+    * ``fingerprint`` changes whenever anything that a result depends on changes, places and threads apart; of data sets
+      it knows the names.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from mempo_env.algos.algorithm_config import GRPOConfig
 from mempo_env.algos.config import EvalConfig, OptimConfig, RunConfig
 from mempo_env.algos.presets import get_preset
 
-from .arms import ARMS, REGIMES
+from .arms import ARMS, REGIMES, Regime
 from .settings import plain
 
 VERSION = 1
@@ -38,9 +39,11 @@ LEARNING_RATE, WEIGHT = 2e-3, 1.0
 
 @dataclass(frozen=True)
 class Scale:
-    """How much of everything: ``STUDY`` is what is reported, ``SMOKE`` runs the same code in about a minute.
+    """What is run and how much of everything: ``STUDY`` is what is reported, ``SMOKE`` the same in about a minute.
 
     Attributes:
+        base: What a cell's configuration is made from.
+        regimes: By name.
         perfect_steps: Imitation of the expert.
         demonstrator_steps: Imitation of the demonstrator that forgets.
         curriculum: Of the warm start.
@@ -54,8 +57,13 @@ class Scale:
         max_new_tokens: Longest output; the expert's longest at 16 goals has 134 tokens.
         tiny: Shape of the model.
         texts: Episodes per number of goals whose text is stored.
+        save_every: Updates between checkpoints.
+        split: What results are reported on.
+        probes: Whether the estimators of the advantage are compared.
     """
 
+    base: RunConfig = field(default_factory=lambda: get_preset("tiny"))
+    regimes: Mapping[str, Regime] = field(default_factory=lambda: REGIMES)
     perfect_steps: int = 1200
     demonstrator_steps: int = 250
     curriculum: tuple[tuple[int, int], ...] = ((200, 2), (300, 5))
@@ -69,10 +77,14 @@ class Scale:
     max_new_tokens: int = 200
     tiny: TinyConfig = field(default_factory=TinyConfig)
     texts: int = 10
+    save_every: int = 10
+    split: Literal["dev", "test"] = "test"
+    probes: bool = True
 
 
 STUDY = Scale()
 SMOKE = Scale(
+    regimes={name: replace(regime, goals=(1, 2), dev_goals=()) for name, regime in REGIMES.items()},
     perfect_steps=80,
     demonstrator_steps=20,
     curriculum=((60, 1),),
@@ -131,11 +143,6 @@ class Cell:
     def context(self) -> str:
         """The context strategy that it plays under."""
         return ARMS[self.arm].context if self.arm else "memory"
-
-    @property
-    def goals(self) -> tuple[int, ...]:
-        """Numbers of goals that a candidate of the tuning is scored at; empty: all that are tested."""
-        return REGIMES[self.regime].dev_goals if self.kind == "tune" else ()
 
 
 def candidates(regime: str, arm: str) -> list[Cell]:
@@ -201,7 +208,7 @@ def run_config(cell: Cell, out: Path, scale: Scale = STUDY, threads: int = 1) ->
         The configuration. Evaluation is set up for ``warm`` cells alone, which evaluate within the run; see
         ``eval_config``.
     """
-    base = get_preset("tiny")
+    base = scale.base
     run = replace(
         base,
         seed=cell.seed,
@@ -210,7 +217,9 @@ def run_config(cell: Cell, out: Path, scale: Scale = STUDY, threads: int = 1) ->
         tiny=scale.tiny,
         context=cell.context,
         sampling=replace(base.sampling, max_new_tokens=scale.max_new_tokens),
-        train=replace(base.train, groups_per_step=scale.groups, group_size=scale.group_size, save_every=10),
+        train=replace(
+            base.train, groups_per_step=scale.groups, group_size=scale.group_size, save_every=scale.save_every
+        ),
     )
     if cell.kind == "warm":
         warm = replace(
@@ -223,12 +232,12 @@ def run_config(cell: Cell, out: Path, scale: Scale = STUDY, threads: int = 1) ->
         return replace(
             run, algo="grpo", goals=scale.warm_goals, steps=0, warm_start=warm, eval=eval_config(cell, scale)
         )
-    regime, steps = REGIMES[cell.regime], scale.tune_steps if cell.kind == "tune" else scale.steps
+    regime, steps = scale.regimes[cell.regime], scale.tune_steps if cell.kind == "tune" else scale.steps
     return replace(
         run,
         algo=ARMS[cell.arm].algo,
         model=str(out / "runs" / cell.warm.name / "base"),
-        goals=regime.goals if scale is not SMOKE else scale.warm_goals,
+        goals=regime.goals,
         steps=steps[cell.regime],
         env_args=replace(run.env_args, outcome=regime.outcome),
         warm_start=replace(base.warm_start, target="none"),
@@ -238,11 +247,14 @@ def run_config(cell: Cell, out: Path, scale: Scale = STUDY, threads: int = 1) ->
 
 
 def eval_config(cell: Cell, scale: Scale = STUDY) -> EvalConfig:
-    """How a cell is evaluated: greedily, on ``dev`` for the tuning and its warm start, else on ``test``."""
-    goals = cell.goals if scale is not SMOKE else ()
-    split: Literal["dev", "test"] = "dev" if cell.seed == DEV_SEED else "test"
+    """How a cell is evaluated: greedily, on ``dev`` for the tuning and its warm start."""
+    goals = scale.regimes[cell.regime].dev_goals if cell.kind == "tune" else ()
     return EvalConfig(
-        goals=goals or scale.test_goals, episodes=scale.episodes, split=split, ceilings=cell.kind == "warm"
+        goals=goals or scale.test_goals,
+        episodes=scale.episodes,
+        split="dev" if cell.seed == DEV_SEED else scale.split,
+        batch=scale.base.eval.batch,
+        ceilings=cell.kind == "warm",
     )
 
 
@@ -256,7 +268,8 @@ def algorithm_config(cell: Cell) -> Any:
 
 def fingerprint(cell: Cell, scale: Scale = STUDY) -> str:
     """Names everything that the cell's result depends on, its warm start included."""
-    config = replace(run_config(cell, Path(), scale), out="", model="", threads=0)
+    config = run_config(cell, Path(), scale)
+    config = replace(config, out="", model="", threads=0, data=tuple(Path(place).name for place in config.data))
     parts = [VERSION, config, algorithm_config(cell), eval_config(cell, scale), scale.texts]
     text = json.dumps([plain(part) for part in parts])
     if cell.kind != "warm":

@@ -6,7 +6,7 @@ Invariant: what stands between the markers is made from kept cells alone; everyt
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mempo_env.errors import UserError
@@ -14,8 +14,9 @@ from mempo_env.errors import UserError
 from . import plots
 from .arms import ARMS, REGIMES
 from .cells import DEV_SEED, SEEDS, STUDY, candidates
+from .real import LEARNING_RATE, REAL, REGIME
 from .study import Study
-from .tables import Table, sections, state
+from .tables import Table, real_sections, sections, state
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "docs" / "study.md"
@@ -25,7 +26,7 @@ PICTURES = {
     "study_learning.png": (plots.learning, "F1 of training episodes by update, sampled token and CPU second"),
     "study_quality.png": (plots.quality_bins, "Share of memories by Q(m), before and after"),
 }
-LONG = ("seeds-", "em-", "estimators-")
+LONG = ("seeds-", "em-", "estimators-", "causes-by-goals-")
 """Keys of tables that are folded away."""
 
 
@@ -90,10 +91,42 @@ def setup_table() -> str:
     return Table("setup", "", ("what", "how"), rows).markdown()
 
 
-def results(study: Study) -> str:
-    """All tables, long ones folded."""
+def real_setup_table() -> str:
+    """The settings of the study on a language model, as the code has them."""
+    base, regime = REAL.base, REAL.regimes[REGIME]
+    rows = [
+        ("model", f"SmolLM2-135M-Instruct, {base.dtype}; preset `{base.preset}` where nothing else is said"),
+        (
+            "warm start",
+            f"{REAL.perfect_steps} steps of all weights on the expert's episodes with {REAL.warm_goals[0]} to "
+            f"{REAL.warm_goals[1]} goals, {base.warm_start.tokens_per_step} tokens a step, learning rate "
+            f"{base.warm_start.optim.lr:g}",
+        ),
+        (
+            "reinforcement learning",
+            f"{REAL.steps[REGIME]} updates of {REAL.groups} tasks x {REAL.group_size} episodes of "
+            f"{regime.goals[0]} goals from the train files, outcome `{regime.outcome}`, learning rate "
+            f"{LEARNING_RATE:g} of an adapter",
+        ),
+        (
+            "tests",
+            f"{REAL.episodes} tasks of the `{REAL.split}` files at each of "
+            f"{', '.join(map(str, REAL.test_goals))} goals, greedy; one seed",
+        ),
+    ]
+    return Table("real-setup", "", ("what", "how"), rows).markdown()
+
+
+def real_results(study: Study) -> str:
+    """What is missing, and the tables."""
+    missing = f"Not in yet: {', '.join(study.missing)}.\n\n" if study.missing else ""
+    return missing + results(real_sections(study))
+
+
+def results(tables: Sequence[Table]) -> str:
+    """Tables, long ones folded."""
     parts = []
-    for table in sections(study):
+    for table in tables:
         text = f"**{table.title}**\n\n{table.markdown()}"
         if table.key.startswith(LONG):
             text = f"<details><summary>{table.title}</summary>\n\n{table.markdown()}\n\n</details>"
@@ -101,11 +134,14 @@ def results(study: Study) -> str:
     return "\n\n".join(parts) or "No cell is kept yet."
 
 
-def write_document(study: Study, default: Mapping[str, str], page: Path = PAGE, images: Path = IMAGES) -> list[Path]:
+def write_document(
+    study: Study, real: Study, default: Mapping[str, str], page: Path = PAGE, images: Path = IMAGES
+) -> list[Path]:
     """Writes the page's generated parts and the pictures.
 
     Args:
         study: What is kept.
+        real: The same of the study on a language model.
         default: Kinds of the cells of the default matrix by name.
         page: The page.
         images: Folder of the pictures, beside the page.
@@ -126,7 +162,9 @@ def write_document(study: Study, default: Mapping[str, str], page: Path = PAGE, 
         ("arms", arms_table()),
         ("setup", setup_table()),
         ("pictures", "\n\n".join(shown) or "No cell is kept yet."),
-        ("results", results(study)),
+        ("results", results(sections(study))),
+        ("real-setup", real_setup_table()),
+        ("real-results", real_results(real)),
     ):
         text = between(text, name, content)
     page.write_text(text, encoding="utf-8")

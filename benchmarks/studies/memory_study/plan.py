@@ -9,38 +9,43 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .cells import STUDY, Cell
+from .cells import STUDY, Cell, Scale
+from .real import REGIME
 
-WARM_MINUTES = 14.0
-STEP_SECONDS = {"easy": 2.6, "hard": 8.0}
-EVALUATION_MINUTES = 1.5
+WARM_MINUTES = {"tiny": 14.0, "smollm2": 60.0}
+"""By preset."""
+STEP_SECONDS = {"easy": 2.6, "hard": 8.0, REGIME: 300.0}
+"""By regime."""
+EVALUATION_MINUTES = {"tiny": 1.5, "smollm2": 10.0}
 TUNE_EVALUATION_MINUTES = 0.4
 
 
-def minutes(cell: Cell) -> float:
+def minutes(cell: Cell, scale: Scale = STUDY) -> float:
     """About how many minutes of one core a cell takes, its warm start not included."""
+    preset = scale.base.preset
     if cell.kind == "warm":
-        return WARM_MINUTES
-    steps = STUDY.tune_steps if cell.kind == "tune" else STUDY.steps
-    evaluation = TUNE_EVALUATION_MINUTES if cell.kind == "tune" else EVALUATION_MINUTES
+        return WARM_MINUTES[preset]
+    steps = scale.tune_steps if cell.kind == "tune" else scale.steps
+    evaluation = TUNE_EVALUATION_MINUTES if cell.kind == "tune" else EVALUATION_MINUTES[preset]
     return steps[cell.regime] * STEP_SECONDS[cell.regime] / 60 + evaluation
 
 
-def shard(cells: Sequence[Cell], part: int, parts: int) -> list[Cell]:
+def shard(cells: Sequence[Cell], part: int, parts: int, scale: Scale = STUDY) -> list[Cell]:
     """The cells of one shard: a stretch of the list, all about equally long, so that few warm starts are shared.
 
     Args:
         cells: The matrix.
         part: Which shard, from 1.
         parts: How many there are.
+        scale: How much is run.
 
     Returns:
         Its cells, in order.
     """
-    total, passed, chosen = sum(map(minutes, cells)), 0.0, []
+    total, passed, chosen = sum(minutes(cell, scale) for cell in cells), 0.0, []
     for cell in cells:
-        middle = passed + minutes(cell) / 2
+        middle = passed + minutes(cell, scale) / 2
         if min(int(middle / total * parts), parts - 1) == part - 1:
             chosen.append(cell)
-        passed += minutes(cell)
+        passed += minutes(cell, scale)
     return chosen

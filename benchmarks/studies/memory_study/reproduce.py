@@ -15,12 +15,16 @@ from mempo_env.errors import UserError, unknown_name
 from .cells import SEEDS, SMOKE, STUDY, Cell, Scale, fingerprint
 from .compare import Comparison, compare_results
 from .measures import mean_f1
+from .real import REAL, with_data
 from .store import RESULTS, read_json
+
+SCALES = (STUDY, SMOKE, REAL)
 
 
 def kept(stored: Path = RESULTS) -> list[str]:
-    """Names of the cells whose results are kept."""
-    return sorted(path.name.removesuffix(".json.gz") for path in stored.glob("*.json.gz"))
+    """Names of the cells whose results are kept; those on a language model as ``smollm2/NAME``."""
+    paths = (path.relative_to(stored).as_posix() for path in stored.rglob("*.json.gz"))
+    return sorted(path.removesuffix(".json.gz") for path in paths)
 
 
 def read_kept(name: str, stored: Path = RESULTS) -> dict[str, Any]:
@@ -38,7 +42,7 @@ def read_kept(name: str, stored: Path = RESULTS) -> dict[str, Any]:
     return found
 
 
-def cell_of(found: dict[str, Any], scales: tuple[Scale, ...] = (STUDY, SMOKE)) -> tuple[Cell, Scale]:
+def cell_of(found: dict[str, Any], scales: tuple[Scale, ...] = SCALES) -> tuple[Cell, Scale]:
     """The cell that a result is of.
 
     Raises:
@@ -47,7 +51,7 @@ def cell_of(found: dict[str, Any], scales: tuple[Scale, ...] = (STUDY, SMOKE)) -
     fields = {name: value for name, value in found["cell"].items() if name != "name"}
     cell = Cell(**fields)
     for scale in scales:
-        if fingerprint(cell, scale) == found["fingerprint"]:
+        if (not cell.regime or cell.regime in scale.regimes) and fingerprint(cell, scale) == found["fingerprint"]:
             return cell, scale
     raise UserError(
         f"the kept result of {cell.name} was made with other settings than this version has; check out the commit that "
@@ -62,7 +66,8 @@ def reproduce(
     *,
     stored: Path = RESULTS,
     threads: int = 1,
-    scales: tuple[Scale, ...] = (STUDY, SMOKE),
+    scales: tuple[Scale, ...] = SCALES,
+    data: str = "",
 ) -> Comparison:
     """Runs a cell again and compares.
 
@@ -73,6 +78,7 @@ def reproduce(
         stored: Where results are kept.
         threads: CPU threads.
         scales: What the kept result may have been made with.
+        data: Folder of the data set of a cell on a language model, if it is not where the preset looks.
 
     Returns:
         The comparison.
@@ -81,7 +87,10 @@ def reproduce(
 
     old = read_kept(name, stored)
     cell, scale = cell_of(old, scales)
-    new = run_cell(cell, out, console, scale, threads, stored=stored, again=True)
+    if data:
+        scale = with_data(scale, data)
+    folder = (stored / name).parent
+    new = run_cell(cell, (out / name).parent, console, scale, threads, stored=folder, again=True)
     others = []
     if cell.kind != "warm":
         seeds = (name.removesuffix(f"-{cell.seed}") + f"-{seed}" for seed in SEEDS if seed != cell.seed)

@@ -43,7 +43,6 @@ from mempo_env.records import Episode
 from mempo_env.versions import versions
 
 from .analysis import columns, episode_text, rounded, template_share
-from .arms import REGIMES
 from .cells import (
     STUDY,
     Cell,
@@ -165,8 +164,11 @@ def _warm(cell: Cell, out: Path, console: Console, scale: Scale, threads: int) -
     config = run_config(cell, out, scale, threads)
     run, policy, imitation = _imitated(config, cell, console, ceiling=True)
     evaluate_expert(config, policy, run / "eval", "expert")
-    episodes = {name: _episodes(run, name) for name in ("before", "imitation", "expert")}
-    probes = {name: probe(_probe_config(cell, name, out, scale, threads), policy, run) for name in REGIMES}
+    # Where nobody forgets, what was imitated is the ceiling of imitation itself.
+    names = ("before", "imitation", "expert") if scale.demonstrator_steps else ("before", "expert")
+    episodes = {name: _episodes(run, name) for name in names}
+    regimes = scale.regimes if scale.probes else ()
+    probes = {name: probe(_probe_config(cell, name, out, scale, threads), policy, run) for name in regimes}
     found = {
         "evaluations": {name: _evaluation(run, name, some, policy) for name, some in episodes.items()},
         "probes": probes,
@@ -224,7 +226,7 @@ def _train(cell: Cell, out: Path, console: Console, scale: Scale, threads: int) 
             "evaluation": rounded(evaluation),
         },
     }
-    if cell.kind != "tune":
+    if cell.kind != "tune" and scale.probes:
         found["probes"] = {cell.regime: probe(config, policy, run)}
     return found, {"after": episodes}
 

@@ -3,7 +3,7 @@
 A cell that is stored counts as done, so that another machine goes on where this one stopped. Weights are not stored.
 
 Invariants:
-    * a stored file is what the cell's own JSON file was, and a few of its episodes to read;
+    * a stored file is what the cell's own JSON file was, why its goals failed, and a few of its episodes to read;
     * a stored cell is replaced only where it was made with other settings than the code has now.
 """
 
@@ -89,9 +89,25 @@ def pack(cells: Iterable[Cell], out: Path, stored: Path, scale: Scale = STUDY) -
         if found is None or read_cell(stored / "none", cell, scale, stored) is not None:
             continue
         texts = read_json(out / "texts" / f"{cell.name}.json.gz") or {}
-        write_json(path, found | {"texts": {name: first_texts(some, TEXTS) for name, some in texts.items()}})
+        more = {"texts": {name: first_texts(some, TEXTS) for name, some in texts.items()}}
+        write_json(path, found | more | {"failures": read_failures(out / "runs" / cell.name, found["evaluations"])})
         written.append(path)
     return written
+
+
+def read_failures(run: Path, evaluations: Iterable[str]) -> dict[str, dict[str, dict[str, int]]]:
+    """Why goals failed, per evaluation and number of goals, from the episodes in a run folder.
+
+    Args:
+        run: The run folder.
+        evaluations: Names of the evaluations; one whose episodes are gone is left out.
+    """
+    from mempo_env.agents.episodes_io import load_episodes
+
+    from .failures import failures
+
+    files = {name: run / "eval" / f"{name}.episodes.jsonl.gz" for name in evaluations}
+    return {name: failures(load_episodes(path)) for name, path in files.items() if path.exists()}
 
 
 def first_texts(episodes: Iterable[dict[str, Any]], most: int) -> list[dict[str, Any]]:

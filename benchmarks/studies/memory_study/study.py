@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .arms import ARMS, REGIMES
+from .arms import ARMS
 from .cells import DEV_SEED, STUDY, Cell, Scale, same_as_untuned
 
 Result = Mapping[str, Any]
@@ -51,7 +51,17 @@ class Study:
 
     def start(self, label: str, name: str = "before") -> dict[int, Any]:
         """Evaluations by seed of the warm start that an arm began from: ``before``, ``imitation`` or ``expert``."""
-        return {seed: found["evaluations"][name] for seed, found in self.warm.get(context_of(label), {}).items()}
+        evaluations = {seed: found["evaluations"] for seed, found in self.warm.get(context_of(label), {}).items()}
+        return {seed: found[name] for seed, found in evaluations.items() if name in found}
+
+    def failures(self, label: str, name: str, regime: str = "") -> dict[int, Any]:
+        """Why goals failed in an evaluation, by seed: of an arm in a regime, or of its warm start without a regime.
+
+        Cells that were not packed yet, or whose episodes were gone by then, are left out.
+        """
+        cells = self.arms.get(regime, {}).get(label, {}) if regime else self.warm.get(context_of(label), {})
+        found = {seed: cell.get("failures", {}).get(name) for seed, cell in cells.items()}
+        return {seed: counts for seed, counts in found.items() if counts}
 
     def complete(self) -> list[int]:
         """Seeds whose warm start and untuned default cells are all there."""
@@ -60,7 +70,7 @@ class Study:
             seed
             for seed in self.seeds
             if seed in self.warm.get("memory", {})
-            and all(seed in self.arms.get(regime, {}).get(name, {}) for regime in REGIMES for name in names)
+            and all(seed in self.arms.get(regime, {}).get(name, {}) for regime in self.scale.regimes for name in names)
         ]
 
 

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .arms import REGIMES
 from .estimates import Estimate, apart, over_seeds, over_tasks
 from .measures import at, f1_at, gap_closed, mean, paired, pooled_share, quality
 from .study import TUNED, Study
@@ -167,7 +166,7 @@ def distances(study: Study) -> Table:
     rows = []
     if PAPER_GOALS not in study.scale.test_goals:
         return Table("distances", "Distances to the paper's claims", ("claim",), [])
-    for regime in REGIMES:
+    for regime in study.scale.regimes:
         for label in ("mempo", "mempo-paper", f"mempo{TUNED}", f"mempo-paper{TUNED}"):
             ours = study.after(regime, label)
             grpo = study.after(regime, "grpo" + (TUNED if label.endswith(TUNED) else ""))
@@ -207,16 +206,30 @@ def _goals(goals: Sequence[int]) -> tuple[str, ...]:
     return tuple(f"{n} goals" for n in goals)
 
 
+def real_sections(study: Study) -> list[Table]:
+    """The tables of the study on a language model. Causes are not among them: its notes are seldom word for word."""
+    from .cause_tables import signal
+    from .more_tables import costs_of, curves, tokens
+
+    found = []
+    for regime in study.scale.regimes:
+        makers = (scores, differences, memories, signal, tokens, curves, costs_of)
+        found += [make(study, regime) for make in makers]
+        found += [scores(study, regime, "em"), within_seeds(study, regime)]
+    return [table for table in found if table.rows]
+
+
 def sections(study: Study) -> list[Table]:
     """All tables that have a row, in the order in which they are read."""
+    from .cause_tables import causes, causes_by_goals, signal
     from .more_tables import collapse, costs_of, curves, estimator_table, tokens, tuning
 
     each: Sequence[Callable[[Study, str], Table]] = (scores, differences, gaps, memories)
     found = [distances(study)]
-    for regime in REGIMES:
+    for regime in study.scale.regimes:
         found += [make(study, regime) for make in each]
-        found += [make(study, regime) for make in (tokens, estimator_table, collapse, curves, costs_of)]
-        found += [scores(study, regime, "em"), within_seeds(study, regime)]
+        found += [make(study, regime) for make in (signal, causes, tokens, estimator_table, collapse, curves, costs_of)]
+        found += [scores(study, regime, "em"), causes_by_goals(study, regime), within_seeds(study, regime)]
     return [table for table in [*found, tuning(study)] if table.rows]
 
 

@@ -1,0 +1,107 @@
+"""Why goals were not answered: for each one the first thing that went wrong on the way to its answer.
+
+A goal's evidence is followed in order. Was the fact shown by a result? Did a memory take it down, and in the right
+words? Was it still there at the end? Then the answer itself. The first step that fails is the cause, so that every
+wrong goal has exactly one. Copied questions are counted beside them, since a goal can fail for another reason.
+
+Invariant: pure functions of episodes; causes of the goals of an episode add up to its wrong goals.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from mempo_env.actions import Answer
+from mempo_env.agents.expert import UNKNOWN
+from mempo_env.agents.notes import clean, fact_seen, note_forms, split_memory
+from mempo_env.metrics import score_answers
+from mempo_env.records import Episode, Evidence, Goal
+
+CAUSES = {
+    "no answer": "the episode ended without an answer",
+    "not looked up": "a fact was never shown: it stopped early, or asked for something else",
+    "not noted": "a fact was shown, and no memory took it down",
+    "garbled": "a memory took it down with another value",
+    "forgotten": "a memory held it, and a later one did not",
+    "gave up": "the last memory held all that was needed, and the answer was `unknown`",
+    "wrong number": "the last memory held it, but the number of answers was wrong, which fails all of them",
+    "misread": "the last memory held it, and another answer was given",
+}
+"""By name, in the order in which they are looked for (but for the first), with what each means."""
+
+
+def goal_failure(episode: Episode, goal: Goal, given: str | None) -> str:
+    """Why a goal was answered wrongly, as a key of ``CAUSES``.
+
+    Args:
+        episode: An episode that ended without a fault.
+        goal: One of its goals, answered wrongly.
+        given: The answer that stands in the goal's place; None where the number of answers was wrong.
+    """
+    last = episode.turns[-1]
+    if not isinstance(last.action, Answer):
+        return "no answer"
+    for evidence in goal.evidence:
+        if (cause := _lost(episode, goal, evidence)) is not None:
+            return cause
+    if given is None:
+        return "wrong number"
+    return "gave up" if given.strip().casefold() == UNKNOWN else "misread"
+
+
+def _lost(episode: Episode, goal: Goal, evidence: Evidence) -> str | None:
+    """What became of a fact; None if the last memory holds it."""
+    forms, shown, held, garbled = set(note_forms(evidence, goal)), False, False, False
+    now = False  # whether the newest memory holds it
+    for turn in episode.turns:
+        shown = shown or fact_seen(evidence, turn.observation["tool_result"])
+        notes = split_memory(turn.memory)
+        now = not forms.isdisjoint(notes)
+        wrong = any(note not in forms and note.startswith(f"{clean(evidence.query)} ") for note in notes)
+        # A value that was changed after it had been held is garbled, too, not forgotten.
+        garbled = (garbled or (wrong and shown)) and not now
+        held = held or now
+    if now:
+        return None
+    if garbled:
+        return "garbled"
+    if held:
+        return "forgotten"
+    return "not noted" if shown else "not looked up"
+
+
+def episode_failures(episode: Episode) -> dict[str, int]:
+    """Counts over an episode that ended without a fault.
+
+    Returns:
+        ``goals`` of the task, those answered ``wrong``, how many of these by each of ``CAUSES``; and
+        ``copied_question``: 1 if a memory holds a question of the task word for word.
+    """
+    task, last = episode.task, episode.turns[-1].action
+    answers = last.answers if isinstance(last, Answer) else ()
+    right = score_answers(answers, task.goals).em_per_goal
+    fits = len(answers) == len(task.goals)
+    counts: Counter[str] = Counter(goals=len(task.goals))
+    for index, goal in enumerate(task.goals):
+        if right[index] < 1:
+            counts["wrong"] += 1
+            counts[goal_failure(episode, goal, answers[index] if fits else None)] += 1
+    memories = [turn.memory for turn in episode.turns]
+    counts["copied_question"] = int(any(goal.question in memory for goal in task.goals for memory in memories))
+    return {name: counts[name] for name in ("goals", "wrong", *CAUSES, "copied_question")}
+
+
+def failures(episodes: Iterable[Episode]) -> dict[str, dict[str, int]]:
+    """``episode_failures`` summed by number of goals; ``episodes`` are those that ended without a fault.
+
+    Args:
+        episodes: Of any numbers of goals.
+    """
+    found: dict[str, Counter[str]] = {}
+    for episode in episodes:
+        if episode.error is None:
+            counts = found.setdefault(str(len(episode.task.goals)), Counter())
+            counts.update(episode_failures(episode))
+            counts["episodes"] += 1
+    return {goals: dict(counts) for goals, counts in sorted(found.items(), key=lambda item: int(item[0]))}
