@@ -52,17 +52,20 @@ def leave_one_out_advantages(returns: Tensor, valid: Tensor) -> Tensor:
     return _standardise(returns, valid, False, EPS) * (count / max(count - 1, 1))
 
 
-def leave_one_out_mean(values: Tensor, owner: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean over the values of all other owners, MemPO's ``reference`` and ``leave_one_out``.
+def leave_one_out_mean(values: Tensor, owner: Tensor, kind: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Mean over the values of all other owners, MemPO's ``reference``, ``leave_one_out`` and ``same_turn``.
 
     Args:
         values: (M,) memory qualities.
         owner: (M,) who is left out together: the episode that wrote each, or each for itself.
+        kind: (M,) values of equal kind alone are compared, such as those of one turn; None: all are.
 
     Returns:
-        (M,) mean over the values whose owner differs, and (M,) whether there was any.
+        (M,) mean over the values of equal kind whose owner differs, and (M,) whether there was any.
     """
     others = owner[:, None] != owner[None, :]  # (M, M)
+    if kind is not None:
+        others = others & (kind[:, None] == kind[None, :])  # (M, M)
     count = others.sum(dim=1)  # (M,)
     if bool((values == values[:1]).all()):
         return values, count > 0  # rounding in a mean of equal numbers is no advantage

@@ -22,12 +22,15 @@ Ratio = Literal["token", "sequence"]
 Aggregation = Literal["episode", "token", "sequence", "constant"]
 Normalisation = Literal["none", "pooled", "per_turn"]
 MemoryCredit = Literal["all", "successes", "guarded"]
-Baseline = Literal["reference", "frozen_reference", "history", "old_memory", "empty_memory", "leave_one_out"]
+Baseline = Literal[
+    "reference", "frozen_reference", "history", "old_memory", "empty_memory", "leave_one_out", "same_turn"
+]
 _NOT_BESIDE_A_MEAN = {
     "frozen_reference": "is constant over a group and cancels",
     "empty_memory": "is constant over a group and cancels",
     "leave_one_out": "is a mean over the group's memories and cancels, but for a factor that eps sees,",
     "reference": "is a mean over the group's other episodes, so that a mean would be subtracted twice",
+    "same_turn": "is a mean over the group's other episodes at that turn, so that a mean would be subtracted twice",
 }
 """Baselines that are refused where the mean over the group is subtracted anyway (method 4), and why."""
 
@@ -113,7 +116,9 @@ class MemPOConfig(GRPOConfig):
             ``old_memory``: Q(m_{t-1}), the memory this one replaced; as potential shaping it leaves the optimal policy
             unchanged (HiMPO, arXiv 2606.16285; IGPO, arXiv 2510.14967). ``empty_memory``: Q of an empty memory.
             ``leave_one_out``: mean Q over the group's other memories, those of the same episode among them (RLOO,
-            arXiv 2402.14740, with a memory as the sample).
+            arXiv 2402.14740, with a memory as the sample). ``same_turn``: mean Q over the memories that the group's
+            other episodes wrote at the same turn (ours: a later memory has seen more, so that Q less a mean over all
+            turns credits being late); where no other episode got that far there is none, and A^M is 0.
         normalisation: ``none``, or over which set mean and std run: ``pooled`` (all memories of the group) or
             ``per_turn``; the sources leave this open.
         credit: Which episodes' memories earn A^M: ``all``, ``successes`` (outcome above 0; InfoMem, arXiv 2606.03329),

@@ -89,7 +89,7 @@ def score_memories(memories: Sequence[GroupMemories], config: MemPOConfig, score
         asked += [(episode, "") for episode, _ in items]
     answered = scorer.memory_quality(asked)  # (M,) or (2 M,): the memories, then what they are compared with
     quality = torch.split(answered[: len(items)], sizes)
-    if config.baseline in ("reference", "leave_one_out"):
+    if config.baseline in ("reference", "leave_one_out", "same_turn"):
         return [MemoryScores(q, *_mean_of_others(q, group, config)) for q, group in zip(quality, memories, strict=True)]
     if config.baseline == "frozen_reference":
         played = scorer.reference_quality([group.group for group in memories], config.reference_episodes)
@@ -102,10 +102,11 @@ def score_memories(memories: Sequence[GroupMemories], config: MemPOConfig, score
 
 
 def _mean_of_others(quality: Tensor, group: GroupMemories, config: MemPOConfig) -> tuple[Tensor, Tensor]:
-    """Mean over the other episodes' memories (``reference``), or over all other memories (``leave_one_out``)."""
+    """Mean over the other episodes' memories, over those of the same turn, or over all other memories."""
+    if config.baseline == "leave_one_out":
+        return leave_one_out_mean(quality, torch.arange(len(quality)))
     by_episode = torch.tensor([i for i, _ in group.where])  # (M,)
-    owner = by_episode if config.baseline == "reference" else torch.arange(len(quality))  # (M,)
-    return leave_one_out_mean(quality, owner)
+    return leave_one_out_mean(quality, by_episode, group.turns if config.baseline == "same_turn" else None)
 
 
 def _mean_of_reference(quality: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:

@@ -314,6 +314,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "credit successes": {"credit": "successes"},
     "frozen_reference": {"baseline": "frozen_reference"},
     "leave_one_out": {"baseline": "leave_one_out"},
+    "same_turn": {"baseline": "same_turn"},
     "empty_memory": {"baseline": "empty_memory"},
     "old_memory": {"baseline": "old_memory"},
     "history": {"baseline": "history"},

@@ -46,6 +46,8 @@ BY_HAND = {
     "reference": [0.4, 0.4, 0.25, 1.4 / 3, 1.4 / 3],
     # the sum of all five is 1.8; each leaves itself out
     "leave_one_out": [1.6 / 4, 1.4 / 4, 1.0 / 4, 1.7 / 4, 1.5 / 4],
+    # turn 0 has a, c and d, turn 1 has b and e
+    "same_turn": [0.9 / 2, 0.3, 0.3 / 2, 1.0 / 2, 0.4],
     "frozen_reference": [0.375] * 5,
     "history": [0.1, 0.5, 0.2, 0.3, 0.1],
     "old_memory": [0.05, 0.2, 0.05, 0.05, 0.1],
@@ -87,7 +89,7 @@ def test_groups_do_not_mix(baseline: Any, shared_groups: Any, fake_scorer: Any) 
         assert torch.equal(found.quality, alone.quality)
 
 
-@pytest.mark.parametrize("baseline", ["reference", "leave_one_out", "frozen_reference"])
+@pytest.mark.parametrize("baseline", ["reference", "leave_one_out", "frozen_reference", "same_turn"])
 def test_equal_qualities_leave_exactly_nothing(baseline: Any, hand_group: Group, fake_scorer: Any) -> None:
     """A mean of three or of four times 0.1 is not 0.1 in floating point."""
     scorer = fake_scorer(dict.fromkeys(QUALITY, 0.1))
@@ -105,6 +107,29 @@ def test_a_group_without_reference_memories_has_no_baseline(hand_group: Group, f
     assert metrics["memory/without_baseline"] == 5
     assert metrics["memory/advantage_abs"] == metrics["memory/credited"] == 0
     assert "memory/baseline" not in metrics
+
+
+def test_a_turn_that_no_other_episode_had_earns_nothing(small_turn: Any, small_episode: Any, fake_scorer: Any) -> None:
+    long = small_episode(0, [small_turn("a"), small_turn("b", 1.0, before="a")])
+    group = (long, small_episode(1, [small_turn("c", 0.0)]))
+    (found,) = scores("same_turn", [group], fake_scorer(QUALITY))
+    assert found.has_baseline.tolist() == [True, False, True]
+    (memories,) = comparable_memories([group])
+    credit = MemPO(MemPOConfig(baseline="same_turn")).memory_advantages(memories, found)
+    assert credit.tolist() == pytest.approx([0.2 - 0.8, 0.0, 0.8 - 0.2])
+
+
+def test_same_turn_does_not_credit_being_late(small_turn: Any, small_episode: Any, fake_scorer: Any) -> None:
+    """Where later memories are better and equally good at each turn, ``reference`` credits the turn, this nothing."""
+    group = tuple(small_episode(i, [small_turn("a"), small_turn("b", 1.0, before="a")]) for i in range(3))
+    (memories,) = comparable_memories([group])
+    credit = {}
+    for baseline in ("reference", "same_turn"):
+        config = MemPOConfig(baseline=baseline)
+        (found,) = score_memories([memories], config, fake_scorer(QUALITY))
+        credit[baseline] = MemPO(config).memory_advantages(memories, found).tolist()
+    assert credit["reference"] == pytest.approx([-0.1, 0.1] * 3)
+    assert credit["same_turn"] == pytest.approx([0.0] * 6)
 
 
 def test_what_the_guard_touched_is_counted(hand_group: Group, fake_scorer: Any) -> None:
@@ -129,6 +154,7 @@ def test_what_the_guard_touched_is_counted(hand_group: Group, fake_scorer: Any) 
         ("frozen_reference", "constant over a group and cancels"),
         ("empty_memory", "constant over a group and cancels"),
         ("leave_one_out", "cancels, but for a factor that eps sees"),
+        ("same_turn", "subtracted twice"),
     ],
 )
 @pytest.mark.parametrize("normalisation", ["pooled", "per_turn"])
@@ -155,6 +181,10 @@ def test_why_they_are_refused(normalisation: Any, shared_groups: Any, fake_score
     assert changed["frozen_reference"] < 1e-14
     assert changed["leave_one_out"] < 1e-5
     assert min(changed["history"], changed["old_memory"]) > 0.1
+    if normalisation == "per_turn":
+        assert changed["same_turn"] < 1e-4
+    else:
+        assert changed["same_turn"] > 1e-3, "as reference"
     assert changed["reference"] > 1e-3, "it does not cancel: it is refused because a mean is subtracted already"
 
 

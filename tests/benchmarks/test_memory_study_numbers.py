@@ -75,7 +75,7 @@ def training(f1: list[float], output: float, cpu: float) -> dict[str, Any]:
 def probe() -> dict[str, Any]:
     """Four memories in two groups."""
     memories = {name: [1.0, 2.0, 3.0, 4.0] for name in measures.CIRCUMSTANCES}
-    return {"memories": memories | {"group": [0, 0, 1, 1], "reference": [-1.0, 1.0, -2.0, 2.0]}}
+    return {"memories": memories | {"group": [0, 0, 1, 1], "rollout": [0, 1] * 2, "reference": [-1.0, 1.0, -2.0, 2.0]}}
 
 
 def fake_study(seeds: tuple[int, ...] = (0, 1, 2)) -> Study:
@@ -190,6 +190,16 @@ def test_estimators_have_variance_and_correlations() -> None:
     assert found["reference"]["variance"] == pytest.approx(10 / 3)  # of -1, 1, -2, 2 about 0
     # Within groups: x = -.5, .5, -.5, .5 and y = -1, 1, -2, 2: 3 / sqrt(1 * 10)
     assert found["reference"]["calls"] == pytest.approx(3 / math.sqrt(10))
+    assert math.isnan(found["reference"][measures.AT_EQUAL_TURN])  # each memory is alone at its turn
+    memories = probe()["memories"] | {"turn": [0, 0, 1, 1], "group": [0] * 4, "facts_held": [1, 2, 5, 3]}
+    memories |= {"rollout": [0, 1, 0, 1], "quality": [0.1, 0.3, 0.6, 0.9]}
+    late = measures.estimators({"memories": memories}, ("reference", "same_turn"))
+    # Less the other memory of the turn: -.2, .2, -.3, .3. Facts less the mean of their turn: -.5, .5, 1, -1.
+    assert late["same_turn"]["variance"] == pytest.approx(0.26 / 3)
+    assert late["same_turn"]["turn"] == pytest.approx(0)
+    assert late["same_turn"][measures.AT_EQUAL_TURN] == pytest.approx(-0.4 / math.sqrt(0.26 * 2.5))
+    # -1, 1, -2, 2 of reference, whose means at each turn are 0
+    assert late["reference"][measures.AT_EQUAL_TURN] == pytest.approx(-3 / math.sqrt(10 * 2.5))
 
 
 def test_costs_add_up_and_values_are_read_at_a_budget() -> None:

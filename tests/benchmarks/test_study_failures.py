@@ -58,6 +58,12 @@ def causes(played: Episode) -> dict[str, int]:
         ([("Ada likes red.", KNOWN, Answer(("red", "rice")))], "not looked up"),
         ([("Ada plays chess.", KNOWN, Answer(("go", "rice")))], "not noted"),
         ([("Ada plays chess.", f"Ada plays go; {KNOWN}", Answer(("go", "rice")))], "garbled"),
+        ([("Ada plays chess.", f"Eve plays chess; {KNOWN}", Answer(("go", "rice")))], "garbled"),
+        # True of Eve, so not a wrong word.
+        (
+            [("Ada plays chess. Eve plays chess.", f"Eve plays chess; {KNOWN}", Answer(("go", "rice")))],
+            "not noted",
+        ),
         # A guess before anything was shown is no garbled note: what was shown later was never taken down.
         ([("", f"Ada plays go; {KNOWN}", CALL), ("Ada plays chess.", KNOWN, Answer(("go", "rice")))], "not noted"),
         (

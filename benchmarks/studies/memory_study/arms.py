@@ -90,6 +90,11 @@ ARMS = {
         _further("leave-one-out", MemPOConfig(baseline="leave_one_out"), "Q(m) less the mean of all other memories"),
         _further("empty", MemPOConfig(baseline="empty_memory"), "Q(m) less Q of an empty memory"),
         _further(
+            "same-turn",
+            MemPOConfig(baseline="same_turn"),
+            "Q(m) less the mean of the group's other episodes at the same turn (ours: being late earns nothing)",
+        ),
+        _further(
             "frozen",
             MemPOConfig(baseline="frozen_reference"),
             "Q(m) less the mean of four of the warm start's episodes",

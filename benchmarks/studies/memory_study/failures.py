@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 from mempo_env.actions import Answer
 from mempo_env.agents.expert import UNKNOWN
-from mempo_env.agents.notes import clean, fact_seen, note_forms, split_memory
+from mempo_env.agents.notes import clean, fact_seen, has_phrase, note_forms, split_memory
 from mempo_env.metrics import score_answers
 from mempo_env.records import Episode, Evidence, Goal
 
@@ -22,7 +22,7 @@ CAUSES = {
     "no answer": "the episode ended without an answer",
     "not looked up": "a fact was never shown: it stopped early, or asked for something else",
     "not noted": "a fact was shown, and no memory took it down",
-    "garbled": "a memory took it down with another value",
+    "garbled": "a memory took it down with one word wrong, such as another value or another name",
     "forgotten": "a memory held it, and a later one did not",
     "gave up": "the last memory held all that was needed, and the answer was `unknown`",
     "wrong number": "the last memory held it, but the number of answers was wrong, which fails all of them",
@@ -53,12 +53,14 @@ def goal_failure(episode: Episode, goal: Goal, given: str | None) -> str:
 def _lost(episode: Episode, goal: Goal, evidence: Evidence) -> str | None:
     """What became of a fact; None if the last memory holds it."""
     forms, shown, held, garbled = set(note_forms(evidence, goal)), False, False, False
-    now = False  # whether the newest memory holds it
+    now, results = False, ""  # whether the newest memory holds it; all that was shown
     for turn in episode.turns:
-        shown = shown or fact_seen(evidence, turn.observation["tool_result"])
+        result = turn.observation["tool_result"]
+        shown, results = shown or fact_seen(evidence, result), f"{results}\n{clean(result)}"
         notes = split_memory(turn.memory)
         now = not forms.isdisjoint(notes)
-        wrong = any(note not in forms and note.startswith(f"{clean(evidence.query)} ") for note in notes)
+        # Almost the fact, and nothing that is true of somebody else.
+        wrong = any(_one_word_off(note, form) and not has_phrase(results, note) for note in notes for form in forms)
         # A value that was changed after it had been held is garbled, too, not forgotten.
         garbled = (garbled or (wrong and shown)) and not now
         held = held or now
@@ -69,6 +71,11 @@ def _lost(episode: Episode, goal: Goal, evidence: Evidence) -> str | None:
     if held:
         return "forgotten"
     return "not noted" if shown else "not looked up"
+
+
+def _one_word_off(note: str, form: str) -> bool:
+    one, two = note.split(), form.split()
+    return len(one) == len(two) and sum(a != b for a, b in zip(one, two, strict=True)) == 1
 
 
 def episode_failures(episode: Episode) -> dict[str, int]:

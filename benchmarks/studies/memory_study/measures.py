@@ -11,13 +11,15 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 Evaluation = Mapping[str, Any]
 
 HIGH_QUALITY = 0.8
 """A memory above it is in the highest bin of the paper's figure of P(answer | memory)."""
+AT_EQUAL_TURN = "facts_held_at_equal_turn"
+"""How an estimator goes with what a memory holds once its turn, and so how much had been shown, is taken out."""
 CIRCUMSTANCES = ("result_tokens", "calls", "turn", "memory_tokens", "facts_shown", "facts_held", "quality")
 """What A^M is correlated with: it should not follow the first four by itself, and should follow the last two."""
 SIGNS = {
@@ -159,20 +161,20 @@ def signs(evaluation: Evaluation, goals: Sequence[int]) -> dict[str, float]:
 # Probes --------------------------------------------------------------------------------------------------------------
 
 
-def within_groups(values: Sequence[float], groups: Sequence[int]) -> list[float]:
+def within_groups(values: Sequence[float], groups: Sequence[Hashable]) -> list[float]:
     """Each value less its group's mean.
 
     >>> within_groups([1.0, 3.0, 5.0], [0, 0, 1])
     [-1.0, 1.0, 0.0]
     """
-    members: dict[int, list[float]] = {}
+    members: dict[Hashable, list[float]] = {}
     for value, group in zip(values, groups, strict=True):
         members.setdefault(group, []).append(value)
     means = {group: statistics.fmean(some) for group, some in members.items()}
     return [value - means[group] for value, group in zip(values, groups, strict=True)]
 
 
-def correlation(one: Sequence[float], two: Sequence[float], groups: Sequence[int]) -> float:
+def correlation(one: Sequence[float], two: Sequence[float], groups: Sequence[Hashable]) -> float:
     """Pearson's correlation within groups; NaN where either does not vary there.
 
     A^M compares memories of one group, so that what differs between tasks is taken out first.
@@ -184,13 +186,30 @@ def correlation(one: Sequence[float], two: Sequence[float], groups: Sequence[int
     return statistics.correlation(x, y)
 
 
+def same_turn(memories: Mapping[str, Sequence[Any]]) -> list[float]:
+    """A^M of the baseline ``same_turn`` from what a probe stores of each memory; 0 where no other got that far.
+
+    >>> same_turn({"group": [0] * 3, "turn": [0, 0, 1], "rollout": [0, 1, 0], "quality": [0.5, 0.25, 1.0]})
+    [0.25, -0.25, 0.0]
+    """
+    rows = list(zip(*(memories[name] for name in ("group", "turn", "rollout", "quality")), strict=True))
+    found = []
+    for group, turn, rollout, quality in rows:
+        others = [q for g, t, r, q in rows if (g, t) == (group, turn) and r != rollout]
+        found.append(quality - statistics.fmean(others) if others else 0.0)
+    return found
+
+
 def estimators(probe: Mapping[str, Any], names: Sequence[str]) -> dict[str, dict[str, float]]:
     """Spread and correlations of every estimator's A^M over the memories of a probe.
 
     Returns:
-        Per estimator ``variance`` of A^M over all memories and one correlation per entry of ``CIRCUMSTANCES``.
+        Per estimator ``variance`` of A^M over all memories, one correlation per entry of ``CIRCUMSTANCES``, and
+        ``AT_EQUAL_TURN``: that with the facts held, among memories of one turn of a group.
     """
     memories = probe["memories"]
+    if "quality" in memories and "same_turn" in names:  # not stored: it follows from what is
+        memories = {**memories, "same_turn": same_turn(memories)}
     found: dict[str, dict[str, float]] = {}
     for name in names:
         values = memories.get(name, [])
@@ -200,6 +219,8 @@ def estimators(probe: Mapping[str, Any], names: Sequence[str]) -> dict[str, dict
         found[name] = {"variance": statistics.variance(values)} | {
             circumstance: correlation(values, memories[circumstance], groups) for circumstance in CIRCUMSTANCES
         }
+        turns = [(group, turn) for group, turn in zip(groups, memories["turn"], strict=True)]
+        found[name][AT_EQUAL_TURN] = correlation(values, memories["facts_held"], turns)
     return found
 
 

@@ -9,15 +9,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from .estimates import over_seeds
-from .measures import CIRCUMSTANCES, at_budget, costs, ends, estimators, mean, mean_f1, saving, signs
+from .measures import AT_EQUAL_TURN, CIRCUMSTANCES, at_budget, costs, ends, estimators, mean, mean_f1, saving, signs
 from .study import Study
 from .tables import Evaluations, Table
 
 ESTIMATORS = (
-    *("reference", "leave_one_out", "empty_memory", "frozen_reference", "old_memory"),
+    *("reference", "leave_one_out", "empty_memory", "frozen_reference", "same_turn", "old_memory"),
     *("old_memory, pooled", "old_memory, per_turn"),
 )
 """As the probes name them."""
+CORRELATED = (*CIRCUMSTANCES, AT_EQUAL_TURN)
 
 
 def tokens(study: Study, regime: str) -> Table:
@@ -54,9 +55,9 @@ def estimator_table(study: Study, regime: str) -> Table:
         for name in ESTIMATORS:
             found = [one[name] for one in per_seed if name in one]
             if found:
-                cells = (over_seeds([one[c] for one in found]).text(2, sign=True) for c in CIRCUMSTANCES)
+                cells = (over_seeds([one[c] for one in found]).text(2, sign=True) for c in CORRELATED)
                 rows.append((label, name, str(len(found)), over_seeds([o["variance"] for o in found]).text(4), *cells))
-    words = tuple(f"r with {name.replace('_', ' ')}" for name in CIRCUMSTANCES)
+    words = tuple(f"r with {name.replace('_', ' ')}" for name in CORRELATED)
     title = (
         f"{regime}: the memory advantage by baseline (weight 1), over memories of a training step's groups: variance, "
         "and correlations within groups"

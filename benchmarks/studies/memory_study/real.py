@@ -37,7 +37,7 @@ REAL = Scale(
     ),
     # The outcome is f1: a model of this size is seldom right on every goal.
     regimes={REGIME: Regime(REGIME, (2, 2), "f1", (2,))},
-    perfect_steps=100,
+    perfect_steps=80,
     demonstrator_steps=0,
     curriculum=(),
     warm_goals=(2, 6),
