@@ -12,7 +12,7 @@ import pytest
 import torch
 from memory_study import runner
 from memory_study.analysis import columns, episode_facts, template_share
-from memory_study.arms import ARMS
+from memory_study.arms import ARMS, CROSSED
 from memory_study.cells import (
     DEV_SEED,
     SMOKE,
@@ -212,6 +212,22 @@ def test_the_matrix_gives_every_arm_the_same() -> None:
             configs.append(replace(run_config(Cell("train", 3, regime, arm), Path("o")), algo="", out=""))
         assert all(config == configs[0] for config in configs)
         assert configs[0].model == "o/runs/warm-3/base"
+
+
+def test_the_crossed_regimes_differ_from_each_default_one_in_one_thing() -> None:
+    configs = {
+        regime: replace(run_config(Cell("train", 0, regime, "grpo"), Path("o")), out="")
+        for regime in ("easy", "hard", *CROSSED)
+    }
+    easy, hard = configs["easy"], configs["hard"]
+    assert replace(configs["sparse"], env_args=easy.env_args) == easy
+    assert replace(configs["sparse"], goals=hard.goals) == hard
+    assert replace(configs["long"], goals=easy.goals) == easy
+    assert replace(configs["long"], env_args=hard.env_args) == hard
+    crossed = [cell for cell in matrix(full=True) if cell.regime in CROSSED]
+    assert len({cell.name for cell in crossed}) == len(crossed) == 2 * 5 * 5
+    assert {cell.kind for cell in crossed} == {"train"}
+    assert not any(cell.regime in CROSSED for cell in matrix())
 
 
 def test_tuning_sees_neither_test_tasks_nor_test_seeds() -> None:

@@ -26,19 +26,28 @@ class Regime:
         name: Of the regime.
         goals: Least and most goals of a training task.
         outcome: Outcome reward.
-        dev_goals: Numbers of goals that tuning is scored at.
+        dev_goals: Numbers of goals that tuning is scored at; none: nothing is tuned there.
+        default: Whether it is part of the default matrix, or of ``--full`` only.
     """
 
     name: str
     goals: tuple[int, int]
     outcome: OutcomeMode
     dev_goals: tuple[int, ...]
+    default: bool = True
 
 
 REGIMES = {
     "easy": Regime("easy", (2, 4), "fraction", (2, 4)),
     "hard": Regime("hard", (6, 10), "binary", (6, 8, 10)),
 }
+CROSSED = {
+    "sparse": Regime("sparse", (2, 4), "binary", (), default=False),
+    "long": Regime("long", (6, 10), "fraction", (), default=False),
+}
+"""``hard`` differs from ``easy`` in two things, goals and outcome; these differ from each in one."""
+CROSSED_ARMS = ("grpo", "mempo", "mempo-paper", "shuffled", "same-turn")
+"""What is run there, with the settings before tuning."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from mempo_env.algos.algorithm_config import GRPOConfig
 from mempo_env.algos.config import EvalConfig, OptimConfig, RunConfig
 from mempo_env.algos.presets import get_preset
 
-from .arms import ARMS, REGIMES, Regime
+from .arms import ARMS, CROSSED, CROSSED_ARMS, REGIMES, Regime
 from .settings import plain
 
 VERSION = 1
@@ -63,13 +63,13 @@ class Scale:
     """
 
     base: RunConfig = field(default_factory=lambda: get_preset("tiny"))
-    regimes: Mapping[str, Regime] = field(default_factory=lambda: REGIMES)
+    regimes: Mapping[str, Regime] = field(default_factory=lambda: REGIMES | CROSSED)
     perfect_steps: int = 1200
     demonstrator_steps: int = 250
     curriculum: tuple[tuple[int, int], ...] = ((200, 2), (300, 5))
     warm_goals: tuple[int, int] = (1, 16)
-    steps: Mapping[str, int] = field(default_factory=lambda: {"easy": 40, "hard": 40})
-    tune_steps: Mapping[str, int] = field(default_factory=lambda: {"easy": 20, "hard": 20})
+    steps: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(REGIMES | CROSSED, 40))
+    tune_steps: Mapping[str, int] = field(default_factory=lambda: dict.fromkeys(REGIMES, 20))
     groups: int = 8
     group_size: int = 8
     episodes: int = 100
@@ -84,13 +84,13 @@ class Scale:
 
 STUDY = Scale()
 SMOKE = Scale(
-    regimes={name: replace(regime, goals=(1, 2), dev_goals=()) for name, regime in REGIMES.items()},
+    regimes={name: replace(regime, goals=(1, 2), dev_goals=()) for name, regime in (REGIMES | CROSSED).items()},
     perfect_steps=80,
     demonstrator_steps=20,
     curriculum=((60, 1),),
     warm_goals=(1, 2),
-    steps={"easy": 2, "hard": 2},
-    tune_steps={"easy": 1, "hard": 1},
+    steps=dict.fromkeys(REGIMES | CROSSED, 2),
+    tune_steps=dict.fromkeys(REGIMES, 1),
     groups=2,
     group_size=4,
     episodes=6,
@@ -170,6 +170,8 @@ def matrix(*, full: bool = False, seeds: Sequence[int] = SEEDS) -> list[Cell]:
     cells = [*warm(DEV_SEED), *(cell for pair in pairs for cell in candidates(*pair))]
     for seed in seeds:
         cells += [*warm(seed), *(Cell(kind, seed, *pair) for kind in kinds for pair in pairs)]
+        if full:
+            cells += [Cell("train", seed, regime, arm) for regime in CROSSED for arm in CROSSED_ARMS]
     return cells
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from mempo_env.errors import UserError
 
 from . import plots
-from .arms import ARMS, REGIMES
+from .arms import ARMS, CROSSED, CROSSED_ARMS, REGIMES
 from .cells import DEV_SEED, SEEDS, STUDY, candidates
 from .real import LEARNING_RATE, REAL, REGIME
 from .study import Study
@@ -68,9 +68,10 @@ def setup_table() -> str:
             (
                 f"{regime.name}",
                 f"{regime.goals[0]} to {regime.goals[1]} goals, outcome `{regime.outcome}`, "
-                f"{STUDY.steps[regime.name]} updates of {STUDY.groups} tasks x {STUDY.group_size} episodes",
+                f"{STUDY.steps[regime.name]} updates of {STUDY.groups} tasks x {STUDY.group_size} episodes"
+                + ("" if regime.default else f"; `--full` only, untuned, arms {', '.join(CROSSED_ARMS)}"),
             )
-            for regime in REGIMES.values()
+            for regime in (REGIMES | CROSSED).values()
         ),
         (
             "warm start",

@@ -67,7 +67,8 @@ def estimator_table(study: Study, regime: str) -> Table:
 
 def _probes(study: Study, regime: str) -> dict[str, dict[int, Mapping[str, Any]]]:
     """Probes in a regime by policy: the warm start, GRPO and MemPO."""
-    found = {"warm start": {seed: one["probes"][regime] for seed, one in study.warm.get("memory", {}).items()}}
+    starts = study.warm.get("memory", {}).items()
+    found = {"warm start": {seed: one["probes"][regime] for seed, one in starts if regime in one["probes"]}}
     for label in ("grpo", "mempo", "mempo-paper"):
         cells = study.arms.get(regime, {}).get(label, {})
         found[label] = {seed: one["probes"][regime] for seed, one in cells.items()}

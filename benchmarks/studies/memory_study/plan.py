@@ -14,7 +14,7 @@ from .real import REGIME
 
 WARM_MINUTES = {"tiny": 14.0, "smollm2": 60.0}
 """By preset."""
-STEP_SECONDS = {"easy": 2.6, "hard": 8.0, REGIME: 300.0}
+STEP_SECONDS = {"easy": 4.0, "sparse": 4.0, "hard": 10.0, "long": 10.0, REGIME: 300.0}
 """By regime."""
 EVALUATION_MINUTES = {"tiny": 1.5, "smollm2": 10.0}
 TUNE_EVALUATION_MINUTES = 0.4

@@ -29,8 +29,8 @@ BINS = 20
 
 def by_goals(study: Study, path: Path) -> None:
     """F1 by number of goals, one panel per regime, with t intervals over seeds from three seeds on."""
-    figure, axes = _figure(1, len(study.scale.regimes))
-    for axis, regime in zip(axes[0], study.scale.regimes.values(), strict=True):
+    figure, axes = _figure(1, len(study.regimes))
+    for axis, regime in zip(axes[0], study.regimes, strict=True):
         lines = {"warm start": study.start(""), "imitation of the expert": study.start("", "imitation")}
         lines |= {label: study.after(regime.name, label) for label in _default_arms(study, regime.name)}
         for label, found in lines.items():
@@ -60,8 +60,8 @@ def by_goals(study: Study, path: Path) -> None:
 
 def learning(study: Study, path: Path) -> None:
     """F1 of training episodes by update, sampled token and CPU second: running means over five, mean over seeds."""
-    figure, axes = _figure(len(study.scale.regimes), 3)
-    for row, regime in zip(axes, study.scale.regimes, strict=True):
+    figure, axes = _figure(len(study.regimes), 3)
+    for row, regime in zip(axes, [one.name for one in study.regimes], strict=True):
         for label in _default_arms(study, regime):
             cells = list(study.arms[regime][label].values())
             spent = [costs(cell["training"]) for cell in cells]
@@ -80,9 +80,9 @@ def learning(study: Study, path: Path) -> None:
 
 def quality_bins(study: Study, path: Path) -> None:
     """Share of memories by Q(m), before and after, over all numbers of goals and seeds."""
-    figure, axes = _figure(1, len(study.scale.regimes))
+    figure, axes = _figure(1, len(study.regimes))
     edges = [i / BINS for i in range(BINS + 1)]
-    for axis, regime in zip(axes[0], study.scale.regimes, strict=True):
+    for axis, regime in zip(axes[0], [one.name for one in study.regimes], strict=True):
         lines = {"warm start": study.start("")}
         lines |= {label: study.after(regime, label) for label in _default_arms(study, regime)}
         for label, found in lines.items():

@@ -167,7 +167,7 @@ def _warm(cell: Cell, out: Path, console: Console, scale: Scale, threads: int) -
     # Where nobody forgets, what was imitated is the ceiling of imitation itself.
     names = ("before", "imitation", "expert") if scale.demonstrator_steps else ("before", "expert")
     episodes = {name: _episodes(run, name) for name in names}
-    regimes = scale.regimes if scale.probes else ()
+    regimes = [regime.name for regime in scale.regimes.values() if regime.default and scale.probes]
     probes = {name: probe(_probe_config(cell, name, out, scale, threads), policy, run) for name in regimes}
     found = {
         "evaluations": {name: _evaluation(run, name, some, policy) for name, some in episodes.items()},

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .arms import ARMS
+from .arms import ARMS, Regime
 from .cells import DEV_SEED, STUDY, Cell, Scale, same_as_untuned
 
 Result = Mapping[str, Any]
@@ -45,6 +45,11 @@ class Study:
     remade: list[str] = field(default_factory=list)
     untuned_best: set[tuple[str, str]] = field(default_factory=set)
 
+    @property
+    def regimes(self) -> list[Regime]:
+        """The default regimes, and of the others those that were run."""
+        return [one for one in self.scale.regimes.values() if one.default or self.arms.get(one.name)]
+
     def after(self, regime: str, label: str) -> dict[int, Any]:
         """Evaluations of an arm by seed."""
         return {seed: found["evaluations"]["after"] for seed, found in self.arms.get(regime, {}).get(label, {}).items()}
@@ -65,12 +70,13 @@ class Study:
 
     def complete(self) -> list[int]:
         """Seeds whose warm start and untuned default cells are all there."""
-        names = [arm.name for arm in ARMS.values() if arm.default]
+        arms = [arm.name for arm in ARMS.values() if arm.default]
+        needed = [(one.name, arm) for one in self.scale.regimes.values() if one.default for arm in arms]
         return [
             seed
             for seed in self.seeds
             if seed in self.warm.get("memory", {})
-            and all(seed in self.arms.get(regime, {}).get(name, {}) for regime in self.scale.regimes for name in names)
+            and all(seed in self.arms.get(regime, {}).get(arm, {}) for regime, arm in needed)
         ]
 
 

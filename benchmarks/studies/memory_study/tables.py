@@ -166,7 +166,7 @@ def distances(study: Study) -> Table:
     rows = []
     if PAPER_GOALS not in study.scale.test_goals:
         return Table("distances", "Distances to the paper's claims", ("claim",), [])
-    for regime in study.scale.regimes:
+    for regime in (one.name for one in study.regimes):
         for label in ("mempo", "mempo-paper", f"mempo{TUNED}", f"mempo-paper{TUNED}"):
             ours = study.after(regime, label)
             grpo = study.after(regime, "grpo" + (TUNED if label.endswith(TUNED) else ""))
@@ -212,7 +212,7 @@ def real_sections(study: Study) -> list[Table]:
     from .more_tables import costs_of, curves, tokens
 
     found = []
-    for regime in study.scale.regimes:
+    for regime in (one.name for one in study.regimes):
         makers = (scores, differences, memories, signal, tokens, curves, costs_of)
         found += [make(study, regime) for make in makers]
         found += [scores(study, regime, "em"), within_seeds(study, regime)]
@@ -226,7 +226,7 @@ def sections(study: Study) -> list[Table]:
 
     each: Sequence[Callable[[Study, str], Table]] = (scores, differences, gaps, memories)
     found = [distances(study)]
-    for regime in study.scale.regimes:
+    for regime in (one.name for one in study.regimes):
         found += [make(study, regime) for make in each]
         found += [make(study, regime) for make in (signal, causes, tokens, estimator_table, collapse, curves, costs_of)]
         found += [scores(study, regime, "em"), causes_by_goals(study, regime), within_seeds(study, regime)]
