@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import shutil
 from collections.abc import Callable, Iterator
@@ -31,6 +32,14 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def tiny_codec() -> ChatCodec:
     return ChatCodec(build_tokenizer(closed_world_vocabulary()))
+
+
+@pytest.fixture
+def stopping(tiny_codec: ChatCodec) -> ChatCodec:
+    """The tiny codec with many end-of-turn ids, so that rows of an untrained model end at different times."""
+    codec = copy.copy(tiny_codec)
+    codec.eos_ids = tuple(range(0, 60))
+    return codec
 
 
 @pytest.fixture
