@@ -153,6 +153,14 @@ def test_the_gap_is_closed_by_share_of_the_way() -> None:
     assert math.isnan(measures.gap_closed(60, 70, 60))
 
 
+def test_f1_at_the_right_number_leaves_the_others_out() -> None:
+    columns = {"f1": [50.0, 0.0, 100.0, None, 0.0], "wrong_number": [0, 1, 0, None, 0]}
+    some = {"2": {"episodes": columns | {"truncated": [0.0, 0.0, 0.0, None, 100.0]}}}
+    assert measures.at_right_number(some, 2) == 75
+    none = {"2": {"episodes": {"f1": [0.0], "wrong_number": [1], "truncated": [0.0]}}}
+    assert math.isnan(measures.at_right_number(none, 2))
+
+
 def test_savings_are_means_over_episodes() -> None:
     found = {"2": part([1.0, 1.0])}
     found["2"]["history"] = {
@@ -243,7 +251,7 @@ def test_tables_hold_what_was_computed_by_hand() -> None:
         "10.0 (10.0 to 10.0)",
     )
     assert row(costs_of(study, "easy"), "mempo") == ("mempo", "3", "3", "1,880", "6", "12", "25%")
-    assert [cells[2] for cells in tuning(study).rows] == ["0.002", "0.001", "0.0005", "0.004"]
+    assert [cells[2] for cells in tuning(study).rows] == ["0.002", "0.001", "0.004", "0.0005"]
 
 
 def test_with_two_seeds_no_interval_over_seeds_is_shown() -> None:

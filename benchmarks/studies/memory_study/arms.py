@@ -92,7 +92,8 @@ ARMS = {
             "mempo-paper",
             "mempo-paper",
             MemPOPaperConfig(baseline="old_memory"),
-            "Q(m) less Q of the memory before, z-scored over the group (the paper's form, with that baseline)",
+            "Q(m) less Q of the memory before, z-scored over the group unless all of it failed (the paper's form with "
+            "another baseline)",
         ),
         Arm("shuffled", f"{_CONTROL}:ShuffledMemPO", MemPOConfig(), "control: Q(m) dealt out anew within the group"),
         Arm("ppo", "ppo", PPOConfig(), "a critic instead of groups", weighted=False, default=False),
@@ -121,7 +122,11 @@ ARMS = {
             "as mempo-paper, no guard on failed groups",
             regimes=("hard",),
         ),
-        _further("successes", MemPOConfig(credit="successes"), "as mempo, but only in episodes that succeeded"),
+        _further(
+            "successes",
+            MemPOConfig(credit="successes"),
+            "as mempo, but only in episodes with an outcome above 0 (`fraction`: any goal right)",
+        ),
         Arm(
             "short",
             f"{_CONTROL}:ShortMemPO",

@@ -148,9 +148,9 @@ class Cell:
 def candidates(regime: str, arm: str) -> list[Cell]:
     """The tuning of an arm in a regime: four candidates, whether or not it has a weight; the untuned settings first."""
     if ARMS[arm].weighted:
-        tried = [(2e-3, 1.0), (1e-3, 1.0), (2e-3, 0.3), (1e-3, 0.3)]
+        tried = [(2e-3, 1.0), (1e-3, 1.0), (4e-3, 1.0), (2e-3, 0.3)]
     else:
-        tried = [(2e-3, 1.0), (1e-3, 1.0), (5e-4, 1.0), (4e-3, 1.0)]
+        tried = [(2e-3, 1.0), (1e-3, 1.0), (4e-3, 1.0), (5e-4, 1.0)]
     return [Cell("tune", DEV_SEED, regime, arm, lr, weight) for lr, weight in tried]
 
 

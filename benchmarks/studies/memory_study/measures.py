@@ -63,6 +63,13 @@ def f1_at(evaluation: Evaluation, goals: int) -> float:
     return at(evaluation, goals, "f1")
 
 
+def at_right_number(evaluation: Evaluation, goals: int) -> float:
+    """Mean F1 (%) over the tasks of one number of goals that were given as many answers; NaN where none was."""
+    rows = evaluation[str(goals)]["episodes"]
+    pairs = zip(rows["f1"], rows["wrong_number"], rows["truncated"], strict=True)
+    return mean([f1 for f1, wrong, cut in pairs if f1 is not None and not wrong and not cut])
+
+
 def mean_f1(evaluation: Evaluation) -> float:
     """Mean over the numbers of goals of the mean F1 (%)."""
     return statistics.mean(f1_at(evaluation, int(goals)) for goals in evaluation)

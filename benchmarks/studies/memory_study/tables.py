@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .estimates import Estimate, apart, over_seeds, over_tasks
-from .measures import at, f1_at, gap_closed, mean, paired, pooled_share, quality
+from .measures import at, at_right_number, f1_at, gap_closed, mean, paired, pooled_share, quality
 from .study import TUNED, Study
 
 PAPER_BASE, PAPER_BEST = 25.98, 7.1
@@ -44,9 +44,22 @@ class Table:
         return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def scores(study: Study, regime: str, name: str = "f1") -> Table:
-    """A score of every arm and of the ceilings at every number of goals, over seeds."""
-    goals = study.scale.test_goals
+def in_range(study: Study, regime: str) -> tuple[int, ...]:
+    """The tested numbers of goals that a regime trains on: what its arms are compared by."""
+    low, high = study.scale.regimes[regime].goals
+    return tuple(n for n in study.scale.test_goals if low <= n <= high)
+
+
+def scores(study: Study, regime: str, name: str = "f1", value: Callable[[Any, int, str], float] = at) -> Table:
+    """A score of every arm and of the ceilings at every number of goals, over seeds.
+
+    Args:
+        study: What there is.
+        regime: Which regime.
+        name: Of the score.
+        value: What an evaluation has at a number of goals.
+    """
+    goals, trained = study.scale.test_goals, in_range(study, regime)
     lines = [(words, study.start("", key)) for key, words in STARTS.items()]
     if any(label.startswith("history") for label in study.arms.get(regime, {})):
         lines += [(f"{words} (history)", study.start("history", key)) for key, words in STARTS.items()]
@@ -54,8 +67,8 @@ def scores(study: Study, regime: str, name: str = "f1") -> Table:
     rows = [
         (
             *(words, str(len(found))),
-            *(over_seeds([at(one, n, name) for one in found.values()]).text() for n in goals),
-            over_seeds([mean([at(one, n, name) for n in goals]) for one in found.values()]).text(),
+            over_seeds([mean([value(one, n, name) for n in trained]) for one in found.values()]).text(),
+            *(over_seeds([value(one, n, name) for one in found.values()]).text() for n in goals),
         )
         for words, found in lines
         if found
@@ -63,9 +76,16 @@ def scores(study: Study, regime: str, name: str = "f1") -> Table:
     return Table(
         f"{name}-{regime}",
         f"{regime}: {name.upper()} in %, mean over seeds (95 % t interval)",
-        ("policy", "seeds", *_goals(goals), "mean"),
+        ("policy", "seeds", _trained(trained), *_goals(goals)),
         rows,
     )
+
+
+def right_number(study: Study, regime: str) -> Table:
+    """F1 of the episodes whose number of answers is that of the goals: what is left once the others, all 0, are out."""
+    table = scores(study, regime, value=lambda one, n, _: at_right_number(one, n))
+    title = f"{regime}: F1 in % of the episodes with the right number of answers alone (others have 0), mean over seeds"
+    return replace(table, key=f"right-number-{regime}", title=title)
 
 
 def difference(ours: Evaluations, theirs: Evaluations, *goals: int) -> Estimate:
@@ -82,7 +102,7 @@ def difference(ours: Evaluations, theirs: Evaluations, *goals: int) -> Estimate:
 
 def differences(study: Study, regime: str) -> Table:
     """Every arm less its warm start and less GRPO, and MemPO less its control."""
-    goals, rows = study.scale.test_goals, []
+    goals, trained, rows = study.scale.test_goals, in_range(study, regime), []
     arms = study.arms.get(regime, {})
     for label in arms:
         ours = study.after(regime, label)
@@ -95,11 +115,11 @@ def differences(study: Study, regime: str) -> Table:
         for name, theirs in others.items():
             both = sum(seed in theirs for seed in ours)
             if both:
-                cells = [difference(ours, theirs, n).text(sign=True) for n in goals]
-                cells.append(difference(ours, theirs, *goals).text(sign=True))
+                cells = [difference(ours, theirs, *trained).text(sign=True)]
+                cells += [difference(ours, theirs, n).text(sign=True) for n in goals]
                 rows.append((f"{label} - {name}", str(both), *cells))
     title = f"{regime}: differences in F1, points, paired by task within each seed, mean over seeds (95 % t interval)"
-    return Table(f"differences-{regime}", title, ("difference", "seeds", *_goals(goals), "mean"), rows)
+    return Table(f"differences-{regime}", title, ("difference", "seeds", _trained(trained), *_goals(goals)), rows)
 
 
 def within_seeds(study: Study, regime: str) -> Table:
@@ -120,19 +140,22 @@ def within_seeds(study: Study, regime: str) -> Table:
 
 
 def gaps(study: Study, regime: str) -> Table:
-    """Share of the distance from the warm start to either ceiling that an arm closed."""
+    """Share of the distance from the warm start to either ceiling that an arm closed: of means over seeds.
+
+    A mean of each seed's share would be ruled by a seed whose ceiling is near its start.
+    """
     goals, rows = study.scale.test_goals, []
     for label in study.arms.get(regime, {}):
         ours, start = study.after(regime, label), study.start(label)
         for ceiling in ("imitation", "expert"):
             top = study.start(label, ceiling)
             seeds = [seed for seed in ours if seed in start and seed in top]
-            closed = [
-                [gap_closed(f1_at(start[s], n), f1_at(ours[s], n), f1_at(top[s], n)) for s in seeds] for n in goals
-            ]
+            means = [[mean([f1_at(some[s], n) for s in seeds]) for some in (start, ours, top)] for n in goals]
             if seeds:
-                rows.append((label, STARTS[ceiling], str(len(seeds)), *(over_seeds(c).text(2) for c in closed)))
-    title = f"{regime}: share of the F1 between warm start and ceiling that was closed, mean over seeds"
+                closed = (gap_closed(*three) for three in means)
+                cells = ("-" if math.isnan(share) else f"{share:.2f}" for share in closed)
+                rows.append((label, STARTS[ceiling], str(len(seeds)), *cells))
+    title = f"{regime}: share of the F1 between warm start and ceiling that was closed, from means over seeds"
     return Table(f"gaps-{regime}", title, ("arm", "ceiling", "seeds", *_goals(goals)), rows)
 
 
@@ -202,6 +225,10 @@ def _column(evaluation: Any, goals: int) -> list[float]:
     return [value for value in evaluation[str(goals)]["episodes"]["f1"] if value is not None]
 
 
+def _trained(goals: Sequence[int]) -> str:
+    return f"mean of {', '.join(map(str, goals))}"
+
+
 def _goals(goals: Sequence[int]) -> tuple[str, ...]:
     return tuple(f"{n} goals" for n in goals)
 
@@ -227,7 +254,7 @@ def sections(study: Study) -> list[Table]:
     each: Sequence[Callable[[Study, str], Table]] = (scores, differences, gaps, memories)
     found = [distances(study)]
     for regime in (one.name for one in study.regimes):
-        found += [make(study, regime) for make in each]
+        found += [*(make(study, regime) for make in each), right_number(study, regime)]
         found += [make(study, regime) for make in (signal, causes, tokens, estimator_table, collapse, curves, costs_of)]
         found += [scores(study, regime, "em"), causes_by_goals(study, regime), within_seeds(study, regime)]
     return [table for table in [*found, tuning(study)] if table.rows]
