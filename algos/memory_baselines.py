@@ -90,7 +90,7 @@ def score_memories(memories: Sequence[GroupMemories], config: MemPOConfig, score
     answered = scorer.memory_quality(asked)  # (M,) or (2 M,): the memories, then what they are compared with
     quality = torch.split(answered[: len(items)], sizes)
     if config.baseline in ("reference", "leave_one_out", "same_turn"):
-        return [MemoryScores(q, *_mean_of_others(q, group, config)) for q, group in zip(quality, memories, strict=True)]
+        return [MemoryScores(q, *mean_of_others(q, group, config)) for q, group in zip(quality, memories, strict=True)]
     if config.baseline == "frozen_reference":
         played = scorer.reference_quality([group.group for group in memories], config.reference_episodes)
         return [MemoryScores(q, *_mean_of_reference(q, r)) for q, r in zip(quality, played, strict=True)]
@@ -101,8 +101,17 @@ def score_memories(memories: Sequence[GroupMemories], config: MemPOConfig, score
     ]
 
 
-def _mean_of_others(quality: Tensor, group: GroupMemories, config: MemPOConfig) -> tuple[Tensor, Tensor]:
-    """Mean over the other episodes' memories, over those of the same turn, or over all other memories."""
+def mean_of_others(quality: Tensor, group: GroupMemories, config: MemPOConfig) -> tuple[Tensor, Tensor]:
+    """Mean over the other episodes' memories, over those of the same turn, or over all other memories.
+
+    Args:
+        quality: (M,) Q(m) of a group's memories.
+        group: The memories.
+        config: Its ``baseline`` is ``reference``, ``same_turn`` or ``leave_one_out``.
+
+    Returns:
+        (M,) the mean, and (M,) whether there was anything to take it of.
+    """
     if config.baseline == "leave_one_out":
         return leave_one_out_mean(quality, torch.arange(len(quality)))
     by_episode = torch.tensor([i for i, _ in group.where])  # (M,)

@@ -28,7 +28,7 @@ from memory_study.cells import (
     with_choice,
 )
 from memory_study.compare import compare_results
-from memory_study.control import ShortMemPO, ShortnessScorer, ShuffledMemPO, ShuffledScorer
+from memory_study.control import ShortMemPO, ShortnessScorer, ShuffledMemPO, ShuffledScorer, TurnShuffledMemPO
 from memory_study.failures import CAUSES
 from memory_study.plan import minutes, shard
 from memory_study.probe import RememberingScorer
@@ -40,6 +40,7 @@ from rich.console import Console
 from mempo_env.actions import Answer, FormatError, FormatErrorKind, Segment, ToolCall
 from mempo_env.algos.algorithm_config import MemPOConfig
 from mempo_env.algos.base import get_algorithm
+from mempo_env.algos.memory_baselines import MemoryScores, comparable_memories, mean_of_others, score_memories
 from mempo_env.algos.mempo import MemPO
 from mempo_env.algos.ppo_config import PPOConfig
 from mempo_env.errors import UserError
@@ -186,9 +187,28 @@ def test_the_control_learns_from_permuted_advantages_on_memory_tokens_only() -> 
     assert memory == pytest.approx(0.0, abs=1e-6)
 
 
-def test_the_control_refuses_baselines_that_score_other_texts() -> None:
+def test_within_a_turn_qualities_change_hands_and_being_late_keeps_its_credit() -> None:
+    groups = [scored_group("0/0", 11, 0.1)]  # 4 episodes of 2 turns
+    (memories,) = comparable_memories(groups)
+    (scores,) = score_memories([memories], MemPOConfig(), FixedScorer())
+    algorithm = TurnShuffledMemPO()
+    true, control = (a.memory_advantages(memories, scores) for a in (MemPO(), algorithm))
+    assert not torch.equal(true, control)
+    assert torch.equal(control, algorithm.memory_advantages(memories, scores))  # the same again
+    # Of equally long episodes, the sum over a turn of Q - b depends on who has which Q in no way.
+    for turn_number in (0, 1):
+        at = memories.turns == turn_number
+        assert control[at].sum().item() == pytest.approx(true[at].sum().item(), abs=1e-12)
+    alike = MemoryScores(scores.quality * 0 + memories.turns, scores.baseline, scores.has_baseline)
+    # Where a turn's memories are all as good, there is nothing to deal out.
+    plain = MemoryScores(alike.quality, *mean_of_others(alike.quality, memories, MemPOConfig()))
+    assert torch.equal(algorithm.memory_advantages(memories, alike), MemPO().memory_advantages(memories, plain))
+
+
+@pytest.mark.parametrize("control", [ShuffledMemPO, TurnShuffledMemPO])
+def test_the_controls_refuse_baselines_that_score_other_texts(control: Any) -> None:
     with pytest.raises(UserError, match="old_memory"):
-        ShuffledMemPO(MemPOConfig(baseline="old_memory"))
+        control(MemPOConfig(baseline="old_memory"))
 
 
 def test_a_remembering_scorer_asks_once() -> None:
@@ -225,7 +245,7 @@ def test_the_crossed_regimes_differ_from_each_default_one_in_one_thing() -> None
     assert replace(configs["long"], goals=easy.goals) == easy
     assert replace(configs["long"], env_args=hard.env_args) == hard
     crossed = [cell for cell in matrix(full=True) if cell.regime in CROSSED]
-    assert len({cell.name for cell in crossed}) == len(crossed) == 2 * 5 * 5
+    assert len({cell.name for cell in crossed}) == len(crossed) == 2 * 6 * 5
     assert {cell.kind for cell in crossed} == {"train"}
     assert not any(cell.regime in CROSSED for cell in matrix())
 
@@ -247,9 +267,11 @@ def test_tuning_chooses_the_best_and_waits_for_all() -> None:
     assert (chosen.lr, chosen.weight) == (2e-3, 1.0)  # equal: the untuned one
     chosen = with_choice(cell, scores | {tried[3].name: 11.0})
     assert chosen is not None
-    assert (chosen.lr, chosen.weight) == (1e-3, 0.3)
+    assert (chosen.lr, chosen.weight) == (2e-3, 0.3)
     assert algorithm_config(chosen).weight == 0.3
-    assert run_config(chosen, Path("o")).train.optim.lr == 1e-3
+    chosen = with_choice(cell, scores | {tried[1].name: 11.0})
+    assert chosen is not None
+    assert (chosen.weight, run_config(chosen, Path("o")).train.optim.lr) == (1.0, 1e-3)
     assert with_choice(cell, {tried[0].name: 1.0}) is None
 
 

@@ -46,7 +46,7 @@ CROSSED = {
     "long": Regime("long", (6, 10), "fraction", (), default=False),
 }
 """``hard`` differs from ``easy`` in two things, goals and outcome; these differ from each in one."""
-CROSSED_ARMS = ("grpo", "mempo", "mempo-paper", "shuffled", "same-turn")
+CROSSED_ARMS = ("grpo", "mempo", "mempo-paper", "shuffled", "same-turn", "shuffled-in-turn")
 """What is run there, with the settings before tuning."""
 
 
@@ -126,6 +126,13 @@ ARMS = {
             "successes",
             MemPOConfig(credit="successes"),
             "as mempo, but only in episodes with an outcome above 0 (`fraction`: any goal right)",
+        ),
+        Arm(
+            "shuffled-in-turn",
+            f"{_CONTROL}:TurnShuffledMemPO",
+            MemPOConfig(),
+            "control: Q(m) dealt out anew among the group's memories of the same turn, so that only being late counts",
+            default=False,
         ),
         Arm(
             "short",

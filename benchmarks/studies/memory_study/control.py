@@ -1,8 +1,10 @@
 """The controls of the study: MemPO with something else in the place of a memory's quality.
 
 ``ShuffledMemPO`` deals the qualities out anew among the memories of a group: noise of the same size on the same tokens,
-without the link between a memory and its quality. ``ShortMemPO`` rewards a memory for being short. Where one of them
-gains as much over GRPO as MemPO does, the gain of MemPO says nothing about what its memories hold.
+without the link between a memory and its quality. ``TurnShuffledMemPO`` deals them out among the memories of one turn:
+a late memory keeps what it has for being late, and nothing for what it says. ``ShortMemPO`` rewards a memory for being
+short. Where one of them gains as much over GRPO as MemPO does, the gain of MemPO says nothing about what its memories
+hold.
 
 Invariant: in each group the shuffled multiset of qualities is what the scorer gave; who gets which depends on the
 group's task and number alone, so on seed and step, and on no global random state.
@@ -20,6 +22,7 @@ from mempo_env.agents.codec import CodecTokenCounter
 from mempo_env.agents.policy import LoraPolicy
 from mempo_env.algos.algorithm_config import MemPOConfig
 from mempo_env.algos.base import Advantages, MemoryScorer
+from mempo_env.algos.memory_baselines import GroupMemories, MemoryScores, mean_of_others
 from mempo_env.algos.mempo import MemPO
 from mempo_env.budgets import BRIEF
 from mempo_env.errors import UserError
@@ -45,11 +48,7 @@ class ShuffledMemPO(MemPO):
 
     def __init__(self, config: MemPOConfig | None = None) -> None:
         super().__init__(config)
-        if self.config.baseline not in ("reference", "leave_one_out"):
-            raise UserError(
-                f"baseline='{self.config.baseline}' scores more than the memories of a group, so that shuffling would "
-                "mix memories and baselines; use baseline='reference' or 'leave_one_out'"
-            )
+        _check_baseline(self.config)
 
     def advantages(self, groups: Sequence[Group], scorer: MemoryScorer) -> Advantages:
         """As MemPO's, from permuted qualities."""
@@ -74,8 +73,7 @@ class ShuffledScorer:
             groups.setdefault((episode.group_id, episode.seed), []).append(index)
         shuffled = quality.clone()  # (M,)
         for (group_id, seed), where in groups.items():
-            key = hashlib.blake2b(f"shuffle/{group_id}/{seed}".encode(), digest_size=7).digest()
-            order = torch.randperm(len(where), generator=torch.Generator().manual_seed(int.from_bytes(key, "big")))
+            order = _order(len(where), f"{group_id}/{seed}")  # (m,)
             places = torch.tensor(where)  # (m,)
             shuffled[places] = quality[places[order]]
         return shuffled
@@ -87,6 +85,35 @@ class ShuffledScorer:
     def reference_quality(self, groups: Sequence[Group], episodes: int) -> list[Tensor]:
         """Unchanged."""
         return self.scorer.reference_quality(groups, episodes)
+
+
+class TurnShuffledMemPO(MemPO):
+    """MemPO with Q permuted among the memories that a group wrote at the same turn.
+
+    Args:
+        config: Settings of MemPO; its baseline is a mean over other memories, which is taken after the permutation.
+
+    Raises:
+        UserError: The baseline asks for the quality of other texts than the memories themselves.
+    """
+
+    name = "turn-shuffled-mempo"
+    source = "this study"
+
+    def __init__(self, config: MemPOConfig | None = None) -> None:
+        super().__init__(config)
+        _check_baseline(self.config)
+
+    def memory_advantages(self, memories: GroupMemories, scores: MemoryScores) -> Tensor:
+        """As MemPO's, from permuted qualities: (M,)."""
+        first = memories.group[0]
+        quality = scores.quality.clone()  # (M,)
+        for turn in memories.turns.unique().tolist():
+            places = (memories.turns == turn).nonzero().squeeze(1)  # (m,)
+            order = _order(len(places), f"{first.group_id}/{first.seed}/{turn}")
+            quality[places] = scores.quality[places[order]]
+        baseline, has_baseline = mean_of_others(quality, memories, self.config)  # (M,), (M,)
+        return super().memory_advantages(memories, MemoryScores(quality, baseline, has_baseline))
 
 
 class ShortMemPO(MemPO):
@@ -133,3 +160,17 @@ class ShortnessScorer:
     def reference_quality(self, groups: Sequence[Group], episodes: int) -> list[Tensor]:
         """Unchanged."""
         return self.scorer.reference_quality(groups, episodes)
+
+
+def _check_baseline(config: MemPOConfig) -> None:
+    if config.baseline not in ("reference", "leave_one_out"):
+        raise UserError(
+            f"baseline='{config.baseline}' scores more than the memories of a group, so that shuffling would "
+            "mix memories and baselines; use baseline='reference' or 'leave_one_out'"
+        )
+
+
+def _order(count: int, name: str) -> Tensor:
+    """A permutation (count,) that depends on the name alone."""
+    key = hashlib.blake2b(f"shuffle/{name}".encode(), digest_size=7).digest()
+    return torch.randperm(count, generator=torch.Generator().manual_seed(int.from_bytes(key, "big")))
