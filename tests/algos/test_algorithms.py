@@ -153,7 +153,7 @@ class HalfDone(Algorithm[GRPOConfig]):
     name, config_class, source = "half", GRPOConfig, "a test"
 
     def advantages(self, groups: Any, scorer: Any) -> Any:
-        raise NotImplementedError
+        raise AssertionError("an algorithm that is not whole is refused before it is asked")
 
 
 class Nameless(GRPO):

@@ -41,7 +41,7 @@ class ClosedEnv(MemoryEnv):
         return ()
 
     def sample_task(self, rng: np.random.Generator) -> Task:
-        raise NotImplementedError
+        raise AssertionError("no task is drawn of an environment that is only made")
 
 
 def make_anything(**kwargs: Any) -> PlainEnv:

@@ -33,8 +33,8 @@ MEMORY_CAP = BRIEF.memory_tokens
 """Tokens of the longest memory."""
 
 
-class ShuffledMemPO(MemPO):
-    """MemPO with Q permuted among the memory turns of each group.
+class OwnMemories(MemPO):
+    """MemPO that compares memories with other memories of the group alone, so that their qualities can be dealt out.
 
     Args:
         config: Settings of MemPO; its baseline is a mean over other memories, which is taken after the permutation.
@@ -43,12 +43,20 @@ class ShuffledMemPO(MemPO):
         UserError: The baseline asks for the quality of other texts than the memories themselves.
     """
 
-    name = "shuffled-mempo"
-    source = "this study"
-
     def __init__(self, config: MemPOConfig | None = None) -> None:
         super().__init__(config)
-        _check_baseline(self.config)
+        if self.config.baseline not in ("reference", "leave_one_out"):
+            raise UserError(
+                f"baseline='{self.config.baseline}' scores more than the memories of a group, so that shuffling would "
+                "mix memories and baselines; use baseline='reference' or 'leave_one_out'"
+            )
+
+
+class ShuffledMemPO(OwnMemories):
+    """MemPO with Q permuted among the memory turns of each group."""
+
+    name = "shuffled-mempo"
+    source = "this study"
 
     def advantages(self, groups: Sequence[Group], scorer: MemoryScorer) -> Advantages:
         """As MemPO's, from permuted qualities."""
@@ -87,22 +95,11 @@ class ShuffledScorer:
         return self.scorer.reference_quality(groups, episodes)
 
 
-class TurnShuffledMemPO(MemPO):
-    """MemPO with Q permuted among the memories that a group wrote at the same turn.
-
-    Args:
-        config: Settings of MemPO; its baseline is a mean over other memories, which is taken after the permutation.
-
-    Raises:
-        UserError: The baseline asks for the quality of other texts than the memories themselves.
-    """
+class TurnShuffledMemPO(OwnMemories):
+    """MemPO with Q permuted among the memories that a group wrote at the same turn."""
 
     name = "turn-shuffled-mempo"
     source = "this study"
-
-    def __init__(self, config: MemPOConfig | None = None) -> None:
-        super().__init__(config)
-        _check_baseline(self.config)
 
     def memory_advantages(self, memories: GroupMemories, scores: MemoryScores) -> Tensor:
         """As MemPO's, from permuted qualities: (M,)."""
@@ -160,14 +157,6 @@ class ShortnessScorer:
     def reference_quality(self, groups: Sequence[Group], episodes: int) -> list[Tensor]:
         """Unchanged."""
         return self.scorer.reference_quality(groups, episodes)
-
-
-def _check_baseline(config: MemPOConfig) -> None:
-    if config.baseline not in ("reference", "leave_one_out"):
-        raise UserError(
-            f"baseline='{config.baseline}' scores more than the memories of a group, so that shuffling would "
-            "mix memories and baselines; use baseline='reference' or 'leave_one_out'"
-        )
 
 
 def _order(count: int, name: str) -> Tensor:
