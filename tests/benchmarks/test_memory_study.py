@@ -44,23 +44,9 @@ from mempo_env.algos.memory_baselines import MemoryScores, comparable_memories, 
 from mempo_env.algos.mempo import MemPO
 from mempo_env.algos.ppo_config import PPOConfig
 from mempo_env.errors import UserError
-from mempo_env.records import Episode, Evidence, Goal, Task, Turn
+from mempo_env.records import Episode, Turn
 
-TASK = Task(
-    goals=(
-        Goal("Ada plays what?", ("chess",), evidence=(Evidence("Ada plays", "Ada plays chess", "Ada"),)),
-        Goal(
-            "Ben trusts someone who eats what?",
-            ("rice",),
-            kind="two-hop",
-            evidence=(
-                Evidence("Ben trusts", "Ben trusts Cy", "Ben"),
-                Evidence("Cy eats", "Cy eats rice", "Cy", after=0),
-            ),
-        ),
-    ),
-    id="t",
-)
+from .two_goals import TASK
 
 
 def turn(result: str, memory: str, action: Any, written: bool = True, **info: object) -> Turn:

@@ -8,23 +8,10 @@ import pytest
 from memory_study.failures import CAUSES, episode_failures, failures
 
 from mempo_env.actions import Answer, FormatError, FormatErrorKind, ToolCall
-from mempo_env.records import Episode, Evidence, Goal, Task, Turn
+from mempo_env.records import Episode, Turn
 
-TASK = Task(
-    goals=(
-        Goal("Ada plays what?", ("chess",), evidence=(Evidence("Ada plays", "Ada plays chess", "Ada"),)),
-        Goal(
-            "Ben trusts someone who eats what?",
-            ("rice",),
-            kind="two-hop",
-            evidence=(
-                Evidence("Ben trusts", "Ben trusts Cy", "Ben"),
-                Evidence("Cy eats", "Cy eats rice", "Cy", after=0),
-            ),
-        ),
-    ),
-    id="t",
-)
+from .two_goals import TASK
+
 CALL = ToolCall("search", {"queries": ["Ada plays"]})
 BEN = "Ben trusts Cy. Cy eats rice."
 KNOWN = "Ben trusts Cy; Cy eats rice"
