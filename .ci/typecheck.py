@@ -1,9 +1,10 @@
-"""Checks the types of the package as it is installed.
+"""Checks the types of the package as it is installed, and of the benchmarks against it.
 
 Run naively, mypy goes falsely green here: from inside the repository it takes `mempo_env` for the one folder of that
 name and never sees `mempo_env.envs`, `mempo_env.agents` and `mempo_env.algos`, which lie beside it. So the package is
 built and installed, not editable, into a temporary folder; mypy runs by package name from another folder outside the
-repository; and the number of files it reports must be the number of source files there are.
+repository; and the number of files it reports must be the number of source files there are. Benchmarks import one
+another by bare name, from their own folders, so they are checked by name, too.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = {"mempo_env": "mempo_env", "envs": "mempo_env/envs", "agents": "mempo_env/agents", "algos": "mempo_env/algos"}
 """Folder in the repository, and where it is installed."""
+BENCHMARKS = (ROOT / "benchmarks", ROOT / "benchmarks" / "studies")
+NOT_IMPORTED = {"conftest.py"}
+"""Files of the benchmarks that have a name twice in the repository; nothing imports them."""
 
 
 def sources() -> set[str]:
@@ -52,24 +56,39 @@ def main() -> int:
             print(f"error: not installed: {sorted(expected - seen)}; installed beyond: {sorted(seen - expected)}")
             print("       name every folder with code under [tool.setuptools] packages in pyproject.toml")
             return 1
-        command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), "-p", "mempo_env"]
-        environment = os.environ | {"MYPYPATH": str(site)}
-        run = subprocess.run(
-            [*command, "--cache-dir", str(ROOT / ".mypy_cache"), "--no-color-output"],
-            cwd=elsewhere,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        package = check(["-p", "mempo_env"], [site], elsewhere, len(expected))
+        return check_benchmarks(site, elsewhere) or package
+
+
+def check_benchmarks(site: Path, elsewhere: Path) -> int:
+    """Every script of the benchmarks, and the packages beside them, against the installed package."""
+    scripts = [path for folder in BENCHMARKS for path in folder.glob("*.py") if path.name not in NOT_IMPORTED]
+    packages = [path.parent for folder in BENCHMARKS for path in folder.glob("*/__init__.py")]
+    names = [part for path in scripts for part in ("-m", path.stem)]
+    names += [part for path in packages for part in ("-p", path.name)]
+    count = len(scripts) + sum(len(list(path.rglob("*.py"))) for path in packages)
+    return check(names, [site, *BENCHMARKS], elsewhere, count)
+
+
+def check(what: list[str], places: list[Path], folder: Path, expected: int) -> int:
+    """Runs mypy in a folder; returns the exit status, 1 too where it checked another number of files."""
+    command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), *what]
+    run = subprocess.run(
+        [*command, "--cache-dir", str(ROOT / ".mypy_cache"), "--no-color-output"],
+        cwd=folder,
+        env=os.environ | {"MYPYPATH": os.pathsep.join(map(str, places))},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     output = run.stdout + run.stderr
-    for folder, installed in reversed(FOLDERS.items()):  # messages name the file to edit, not the installed copy
-        output = re.sub(rf"^\S*?site/{installed}/", f"{folder}/", output, flags=re.MULTILINE)
+    for source, installed in reversed(FOLDERS.items()):  # messages name the file to edit, not the installed copy
+        output = re.sub(rf"^\S*?site/{installed}/", f"{source}/", output, flags=re.MULTILINE)
     print(output, end="")
     count = re.search(r"no issues found in (\d+) source files|\(checked (\d+) source files", output)
     checked = int(count[1] or count[2]) if count else 0
-    if checked != len(expected):
-        print(f"error: mypy checked {checked} files, but there are {len(expected)}")
+    if checked != expected:
+        print(f"error: mypy checked {checked} files, but there are {expected}")
         return 1
     return run.returncode
 

@@ -148,7 +148,7 @@ def imitate(
                 batch = collate([rows[i] for i in indices], policy.codec.pad_id, policy.device)
                 logprobs, _ = output_logprobs(policy.model, batch)  # (B, O)
                 loss = (cross_entropy(logprobs) * batch.mask).sum() / n_output
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 loss_sum += loss.item()
                 hits += int(((logprobs.detach().exp() > 0.5) & batch.mask).sum())
             norm, rate = optimizer.step()

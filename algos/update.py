@@ -14,6 +14,7 @@ import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,7 +58,7 @@ class Updater:
     def __init__(
         self,
         policy: LoraPolicy,
-        algorithm: Algorithm[object],
+        algorithm: Algorithm[Any],
         optimizer: Optimizer,
         *,
         epochs: int = 1,
@@ -229,7 +230,7 @@ class Updater:
         check_finite("log-probability", logprobs.detach(), batch.mask, keys, known)
         loss, logged = self.algorithm.token_loss(tokens)  # (B, O)
         check_finite("loss", loss.detach(), batch.mask, keys, known)
-        (loss * weights).sum().backward()  # type: ignore[no-untyped-call]
+        (loss * weights).sum().backward()
         logged |= self._critic_backward(tokens, weights, keys, known)
         # Against pi_old, so that later epochs, whose policy has moved on, do not enter.
         sampler = pad([row.sampler_logprobs for row in rows], depth).to(device)  # (B, O)
@@ -261,5 +262,5 @@ class Updater:
                 return {}
             loss, logged = found  # (B, O)
             check_finite("critic loss", loss.detach(), tokens.rows.mask, keys, known)
-            (loss * weights).sum().backward()  # type: ignore[no-untyped-call]
+            (loss * weights).sum().backward()
         return {"train/critic_loss": loss.detach(), **logged}

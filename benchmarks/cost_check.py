@@ -91,7 +91,7 @@ def check_flops(name: str, prompt: int, output: int) -> Iterator[dict[str, Any]]
 
     def learn(share: bool) -> None:
         logprobs, _ = output_logprobs(model, batch_of(groups, share=share))
-        logprobs.sum().backward()  # type: ignore[no-untyped-call]
+        logprobs.sum().backward()
 
     with torch.no_grad():
         counted = counted_flops(lambda: model(input_ids=ids, logits_to_keep=1))

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from mempo_env.agents.scoring import RowBatch, causal_lm
+from mempo_env.agents.row_batches import RowBatch
+from mempo_env.agents.scoring import causal_lm
 
 
 def _sdpa(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
@@ -63,7 +64,7 @@ class _Kernels(TorchDispatchMode):
     """Counts the operators whose result is new memory, or that write: what a GPU would start a kernel for."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -79,7 +80,7 @@ def kernels_of(function: Callable[[], object]) -> int:
     """Kernels that a call starts."""
     with _Kernels() as counter:
         function()
-    return counter.count
+    return int(counter.count)
 
 
 def states_of(model: nn.Module, ids: Tensor) -> Tensor:
@@ -113,7 +114,7 @@ def matmul_rate(dtype: str, size: int = 1024) -> float:
 
 def batch_of(groups: list[Any], *, share: bool) -> RowBatch:
     """One batch of groups of one-turn episodes."""
-    from mempo_env.agents.scoring import TokenRow, collate
+    from mempo_env.agents.row_batches import TokenRow, collate
 
     turns = [episode.turns[0] for group in groups for episode in group]
     return collate([TokenRow(turn.prompt_ids, turn.output_ids) for turn in turns], 0, share=share)

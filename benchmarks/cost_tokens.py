@@ -48,7 +48,8 @@ def shape_of(episodes: Sequence[Episode], goals: int, codec: ChatCodec) -> Episo
     first = [episode.turns[0] for episode in episodes]
     tasks = [count(turn.observation["task"]) for turn in first]
     calls = [turn for episode in episodes for turn in episode.turns if isinstance(turn.action, ToolCall)]
-    asking = [sum(map(count, turn.action.arguments["queries"])) for turn in calls]  # type: ignore[union-attr]
+    actions = [turn.action for turn in calls if isinstance(turn.action, ToolCall)]
+    asking = [sum(count(query) for query in action.arguments["queries"]) for action in actions]
     results = sum(count(turn.observation["tool_result"]) for episode in episodes for turn in episode.turns)
     last = [episode.turns[-1] for episode in episodes]
     written = [count(turn.memory) for turn in last]
@@ -112,7 +113,7 @@ def check_tokens(data: Path, episodes: int) -> dict[str, Any]:
                         "budget": budget,
                         "goals": goals,
                         "context": context,
-                        "predicted": {"total": shape.total(context), "peak": shape.peak(context)},  # type: ignore[arg-type]
+                        "predicted": {"total": shape.total(context), "peak": shape.peak(context)},
                         "measured": found[goals]["costs"][context],
                         "calibrated": goals in FITTED,
                     }

@@ -122,7 +122,7 @@ def vector(
     turns: int, memory: str, queries: Sequence[Sequence[str]], num_envs: int, mode: str | None, **arguments: Any
 ) -> Row:
     """Several environments, step by step together; steps on which one is only reset are not counted."""
-    envs = gym.make_vec(ENV, num_envs, vectorization_mode=mode, outcome="fraction", goals=1, **arguments)  # type: ignore[arg-type]
+    envs = gym.make_vec(ENV, num_envs, vectorization_mode=mode, outcome="fraction", goals=1, **arguments)
     envs.reset(seed=0)
     written = [outputs(memory, few, 1) for few in queries]
     place, done, wall, cpu = 0, 0, time.perf_counter(), time.process_time()

@@ -33,7 +33,7 @@ class StubbedSearch(SearchTool):  # type: ignore[misc]
     passage = ""
 
     def _search(self, query: str) -> str:
-        return self._passages2string([{"document": {"contents": self.passage}}])
+        return str(self._passages2string([{"document": {"contents": self.passage}}]))
 
 
 def measure(setting: dict[str, str], episodes: int, history: bool) -> dict[str, float]:

@@ -243,7 +243,7 @@ def step_flops(work: Work, model: Any) -> float:
     tokens = groups * (work.prompt + GROUP * work.output)
     seen = groups * (work.prompt**2 / 2 + GROUP * work.output * (work.prompt + work.output / 2))
     head = 2 * width * shape.vocab_size * work.rows * work.output
-    return 3 * (2 * body * tokens + head) + 4 * (4 * layers * width * seen)
+    return float(3 * (2 * body * tokens + head) + 4 * (4 * layers * width * seen))
 
 
 def serve(side: str, work: Work, setting: dict[str, Any]) -> None:

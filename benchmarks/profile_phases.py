@@ -8,7 +8,7 @@ calls, so that they add up. The profiler makes what happens between operators de
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -152,7 +152,7 @@ class Phases:
     """
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self.totals: Totals | None = None
         self._inner = [0.0]
         self._profiling = False
@@ -174,7 +174,7 @@ class Phases:
         with session as found, record_function(f"{_PHASE}{name}"), self._timed(name):
             yield
         self._profiling = False
-        self.totals.add(found.profiler.kineto_results.events())  # type: ignore[union-attr]
+        self.totals.add(found.profiler.kineto_results.events())
 
     @contextmanager
     def _timed(self, name: str) -> Iterator[None]:

@@ -75,7 +75,8 @@ def tiny(folder: Path, groups: int, imitate: int, goals: int, limit: int) -> dic
         phases.marked(trainer.updater, "update", "update"),
         phases.marked(policy, "use_adapter", "reference", context=True),
     ):
-        result = run(step, phases, policy.model.config.vocab_size)
+        shape: Any = policy.model.config
+        result = run(step, phases, shape.vocab_size)
     shown = ("rollout/turns", "rollout/output_tokens", "rollout/format_errors", "rollout/cut_outputs", "train/rows")
     about = {
         "groups": groups,

@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from results_io import facts, write
@@ -126,7 +126,7 @@ def checked(policy: LoraPolicy, outputs: list[list[int]], turns: list[Prompts], 
     return {"tokens": sum(map(len, outputs)), "rows": len(outputs), "at_limit": sum(len(r) == limit for r in outputs)}
 
 
-def make_policy(name: str, dtype: str) -> LoraPolicy:
+def make_policy(name: str, dtype: Literal["float32", "bfloat16"]) -> LoraPolicy:
     """SmolLM2 or another model, or the tiny one, with LoRA of rank 16 on every linear layer."""
     if name == "tiny":
         model, tokenizer = build_tiny(0, closed_world_vocabulary())

@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from results_io import facts, parser_for, write
@@ -43,6 +43,7 @@ from mempo_env.records import Episode
 
 GOALS = (2, 4, 8, 16)
 CONTEXTS = ("memory", "history")
+STYLES: tuple[Literal["full", "terse"], ...] = ("full", "terse")
 COUNTERS = {"closed-world": ("smollm2", "tiny", "regex"), "hotpotqa": ("smollm2", "regex")}
 """By world; the tiny tokenizer knows the words of the closed world and reads everything else byte by byte."""
 MEANS = ("total", "total_less_task", "peak", "peak_less_task", "task", "turns", "memory_tokens", "f1")
@@ -151,7 +152,7 @@ def main() -> None:
         (world, preset, counter, style)
         for world, preset in worlds.items()
         for counter in COUNTERS[world]
-        for style in ("full", "terse")
+        for style in STYLES
         if counter in (flags.counters or COUNTERS[world])
     ]
     for world, preset, counter, style in cells:

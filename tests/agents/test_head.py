@@ -86,7 +86,7 @@ def test_the_logits_are_computed_once_for_both_passes() -> None:
     calls: list[int] = []
     head.register_forward_hook(lambda *_: calls.append(1))
     logprobs, _ = token_logprobs(head, states, ids, chunk_tokens=3, entropy=True)
-    logprobs.backward(upstream)  # type: ignore[no-untyped-call]
+    logprobs.backward(upstream)
     assert len(calls) == 3
     assert states.grad is not None
     assert bool(states.grad.any())

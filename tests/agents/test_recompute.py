@@ -29,7 +29,7 @@ def layer_calls(model: nn.Module) -> list[int]:
 
 def gradients(model: nn.Module, share: bool = True) -> list[Tensor]:
     model.zero_grad()
-    output_logprobs(model, collate(ROWS, 0, share=share))[0].sum().backward()  # type: ignore[no-untyped-call]
+    output_logprobs(model, collate(ROWS, 0, share=share))[0].sum().backward()
     return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
 
 

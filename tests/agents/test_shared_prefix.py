@@ -109,7 +109,7 @@ def loss_and_gradients(model: nn.Module, rows: list[TokenRow], share: bool) -> t
     logprobs, entropy = output_logprobs(model, batch, entropy=True)  # (B, O), (B, O)
     assert entropy is not None
     weights = torch.linspace(-1, 1, logprobs.numel()).reshape(logprobs.shape)
-    (logprobs * weights).sum().backward()  # type: ignore[no-untyped-call]
+    (logprobs * weights).sum().backward()
     return logprobs.detach(), entropy, [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
 

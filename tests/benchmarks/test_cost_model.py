@@ -124,7 +124,7 @@ def test_flops_of_a_learner_are_those_that_torch_counts(family: str) -> None:
     batch = batch_of(groups_of(shape), share=False)
 
     def learn() -> None:
-        output_logprobs(model, batch, chunk_tokens=None)[0].sum().backward()  # type: ignore[no-untyped-call]
+        output_logprobs(model, batch, chunk_tokens=None)[0].sum().backward()
 
     work = sum((row(PROMPT, OUTPUT, tile=math.inf) for _ in range(8)), Work())
     predicted = forward_flops(shape, work) + backward_flops(shape, work)
@@ -145,7 +145,7 @@ def test_flops_of_packed_rows_are_those_that_torch_counts(
     assert batch.prefix is not None
 
     def learn() -> None:
-        output_logprobs(model, batch, chunk_tokens=20)[0].sum().backward()  # type: ignore[no-untyped-call]
+        output_logprobs(model, batch, chunk_tokens=20)[0].sum().backward()
 
     work = packed(shape, PROMPT - 1, 8, 1, OUTPUT)
     attention = 3.5 * 4 * shape.layers * shape.query_width * work.pairs
@@ -162,7 +162,7 @@ def test_flops_of_prefixes_in_a_pass_of_their_own_are_those_that_torch_counts() 
     assert batch.prefix is not None
 
     def learn() -> None:
-        output_logprobs(model, batch)[0].sum().backward()  # type: ignore[no-untyped-call]
+        output_logprobs(model, batch)[0].sum().backward()
 
     work = prefix(PROMPT - 1, tile=math.inf)
     for _ in range(8):

@@ -51,7 +51,7 @@ def test_shares_of_a_step_add_up() -> None:
             x = torch.randn(64, 64) @ weight
             with policy.other(), torch.no_grad():
                 torch.randn(64, 64) @ weight
-            x.mul(2).sum().backward()  # type: ignore[no-untyped-call]
+            x.mul(2).sum().backward()
 
     with phases.marked(policy, "other", "reference", context=True):
         found = run(step, phases, 999)
