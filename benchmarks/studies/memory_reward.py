@@ -5,7 +5,7 @@
     python benchmarks/studies/memory_reward.py --only 'hard-mempo-*'     some of them
     python benchmarks/studies/memory_reward.py --table                   tables from what is there
     python benchmarks/studies/memory_reward.py --pack                    keep what is there in benchmarks/results/study
-    python benchmarks/studies/memory_reward.py --document                write the tables and plots of docs/study.md
+    python benchmarks/studies/memory_reward.py --document                write the tables and plots of docs/study*.md
     python benchmarks/studies/memory_reward.py --real                    SmolLM2-135M on HotpotQA instead: three cells
 
 Each cell (a warm start, a candidate of the tuning, or an arm in a regime with a seed) leaves one JSON file in
@@ -70,7 +70,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--table", action="store_true", help="show the tables and run nothing")
     parser.add_argument("--stored", type=Path, default=RESULTS, help="folder of the results that are kept")
     parser.add_argument("--pack", action="store_true", help="keep the finished cells of --out there and run nothing")
-    parser.add_argument("--document", action="store_true", help="write docs/study.md from what is there; run nothing")
+    parser.add_argument("--document", action="store_true", help="write docs/study*.md from what is kept; run nothing")
     return parser.parse_args(argv)
 
 
@@ -152,9 +152,9 @@ def default_kinds() -> dict[str, str]:
     return {cell.name: cell.kind for cell in matrix()}
 
 
-def document(stored: Path, console: Console) -> None:
-    """Writes the page and its pictures from the results that are kept."""
-    from memory_study.document import write_document
+def document(stored: Path, console: Console, docs: Path | None = None) -> None:
+    """Writes the pages, in ``docs`` or their own folder, and the pictures from the results that are kept."""
+    from memory_study.document import DOCS, write_document
     from memory_study.study import gather
 
     def read(cell: Cell) -> dict[str, Any] | None:
@@ -166,7 +166,7 @@ def document(stored: Path, console: Console) -> None:
     scores = dev_scores(read)
     study = gather(matrix(full=True), read, lambda cell: settled(cell, scores))
     real = gather(real_matrix(), read_real, lambda cell: cell, REAL)
-    for path in write_document(study, real, default_kinds()):
+    for path in write_document(study, real, default_kinds(), docs or DOCS):
         console.print(str(path), markup=False)
 
 
@@ -201,7 +201,8 @@ def main(argv: list[str] | None = None) -> int:
         arguments.out = Path("runs/study" + "-smollm2" * arguments.real + "-smoke" * arguments.smoke)
     if arguments.stored == RESULTS:
         arguments.stored = arguments.out / "stored" if arguments.smoke else RESULTS / ("smollm2" * arguments.real)
-    cells = [cell for cell in shard(every, *arguments.shard, scale) if fnmatch.fnmatch(cell.name, arguments.only)]
+    part, parts = arguments.shard
+    cells = [cell for cell in shard(every, part, parts, scale) if fnmatch.fnmatch(cell.name, arguments.only)]
 
     def read(cell: Cell) -> dict[str, Any] | None:
         return read_cell(arguments.out, cell, scale, arguments.stored)

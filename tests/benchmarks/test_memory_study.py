@@ -34,7 +34,7 @@ from memory_study.plan import minutes, shard
 from memory_study.probe import RememberingScorer
 from memory_study.reproduce import reproduce
 from memory_study.settings import plain
-from memory_study.store import pack, read_cell
+from memory_study.store import pack, read_cell, read_json, write_json
 from rich.console import Console
 
 from mempo_env.actions import Answer, FormatError, FormatErrorKind, Segment, ToolCall
@@ -404,6 +404,7 @@ def _kept_and_reproduced(out: Path, cell: Cell, scale: Scale, monkeypatch: pytes
         assert counts["episodes"] == len(part["em"])
         assert 100 * (1 - counts["wrong"] / counts["goals"]) == pytest.approx(statistics.mean(part["em"]), abs=1e-3)
         assert sum(counts[cause] for cause in CAUSES) == counts["wrong"]
+    _read_by_both(found, out, stored, cell, scale)
     assert read_cell(elsewhere, cell, scale) is None
     assert read_cell(elsewhere, replace(cell, lr=1.0), scale, stored) is None
     with monkeypatch.context() as patch:
@@ -432,6 +433,33 @@ def _kept_and_reproduced(out: Path, cell: Cell, scale: Scale, monkeypatch: pytes
     (stored / "warm-0.json.gz").write_bytes(b"half")
     with pytest.raises(UserError, match=r"cannot be read .*remove it"):
         read_cell(elsewhere, cell.warm, scale, stored)
+
+
+def _read_by_both(found: dict[str, Any], out: Path, stored: Path, cell: Cell, scale: Scale) -> None:
+    """With the weights that wrote it, a last memory has the Q that the evaluation stored; without, the part is kept."""
+    warm = read_cell(out, cell.warm, scale)
+    assert warm is not None
+    scored = 0
+    for goals, read in found["reading"].items():
+        assert sorted(read) == ["ours by ours", "ours by start", "start by ours", "start by start"]
+        for pair, evaluated in (
+            ("ours by ours", found["evaluations"]["after"]),
+            ("start by start", warm["evaluations"]["before"]),
+        ):
+            rows = evaluated[goals]["episodes"]
+            for q, some in zip(read[pair], rows["quality"], strict=True):
+                if some:  # the last memory that was written is the one in force
+                    scored += 1
+                    assert q == pytest.approx(some[-1], abs=2e-4)
+    assert scored > 0
+    assert read_json(stored / f"{cell.warm.name}.json.gz").keys() == warm.keys() | {"texts", "failures"}
+    lacking = {name: part for name, part in found.items() if name != "reading"}
+    write_json(stored / f"{cell.name}.json.gz", lacking)
+    assert pack([cell], out, stored, scale) == [stored / f"{cell.name}.json.gz"]
+    assert read_cell(stored / "none", cell, scale, stored) == found
+    write_json(stored / f"{cell.name}.json.gz", lacking | {"diverged": "another run"})
+    assert pack([cell], out, stored, scale) == []  # what another run found is not added to
+    write_json(stored / f"{cell.name}.json.gz", found)
 
 
 def test_results_are_equal_alike_or_different() -> None:

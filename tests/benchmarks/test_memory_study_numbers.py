@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 from memory_study import measures
-from memory_study.cause_tables import causes, causes_by_goals, signal
+from memory_study.cause_tables import causes, causes_by_goals, readings, signal
 from memory_study.cells import SMOKE, STUDY, Cell, eval_config, fingerprint, matrix, run_config
+from memory_study.claim_tables import distances, token_distances
 from memory_study.document import between, real_results, results
 from memory_study.estimates import Estimate, apart, over_seeds, t_interval
 from memory_study.failures import CAUSES
@@ -23,7 +24,6 @@ from memory_study.store import read_json, write_json
 from memory_study.study import Study, gather
 from memory_study.tables import (
     differences,
-    distances,
     gaps,
     memories,
     real_sections,
@@ -297,6 +297,48 @@ def test_signals_and_causes_are_shown_with_their_seeds() -> None:
     seen = row(signal(study, "easy"), "grpo")
     assert seen[1:3] == ("3", "0.200 -> 0.200")  # three updates are both the first and the last five
     assert row(signal(study, "easy"), "mempo")[2] == "-"
+
+
+def test_tokens_saved_stand_beside_the_claims() -> None:
+    study = fake_study()
+    assert token_distances(study).rows == []  # nothing was priced
+    for seed, cell in study.arms["easy"]["mempo"].items():
+        history = {
+            **{"episodes": 2, "calls": 3.0, "memory_total": 500 + 100 * seed, "history_total": 1000},
+            **{"memory_peak": 300, "history_peak": 400, "bound": 0.5},
+        }
+        ten = cell["evaluations"]["after"]["10"] | {"history": history}
+        study.arms["easy"]["mempo"][seed] = dict(cell) | {"evaluations": {"after": evaluation(40.0) | {"10": ten}}}
+    # 50, 40 and 30 % saved: mean 40, deviation 10, 40 -+ 4.303 * 10 / sqrt(3)
+    assert token_distances(study).rows == [
+        (
+            *("easy, mempo", "3", "40.0 (15.2 to 64.8)", "-27.6", "50.0 (50.0 to 50.0)"),
+            *("25.0 (25.0 to 25.0)", "-48.1", "50.0 (50.0 to 50.0)"),
+        )
+    ]
+
+
+def test_memories_and_readers_are_told_apart() -> None:
+    study = fake_study()
+    assert readings(study, "easy").rows == []  # no cell was packed
+    for seed, cell in study.arms["easy"]["mempo"].items():
+        one = {"ours by ours": [0.9, None], "ours by start": [0.5], "start by ours": [0.4], "start by start": [0.2]}
+        two = one | {"ours by start": [0.7 + 0.1 * seed, None]}
+        study.arms["easy"]["mempo"][seed] = dict(cell) | {"reading": {"2": one, "4": two, "16": {}}}
+    found = row(readings(study, "easy"), "mempo")
+    assert found[:2] == ("mempo", "3")
+    assert [cell.partition(" (")[0] for cell in found[2:]] == ["0.200", "0.900", "+0.450", "+0.200", "-"]
+    for seed, cell in study.arms["easy"]["grpo"].items():
+        both = {
+            "ours by ours": [0.6],
+            "ours by start": [0.5 - 0.1 * seed],
+            "start by ours": [0.2],
+            "start by start": [0.2],
+        }
+        study.arms["easy"]["grpo"][seed] = dict(cell) | {"reading": {"2": both, "4": both}}
+    assert row(readings(study, "easy"), "grpo")[-1] == "-"
+    # 0.6, 0.65, 0.7 less 0.5, 0.4, 0.3
+    assert row(readings(study, "easy"), "mempo")[-1].startswith("+0.250 (")
 
 
 def test_the_study_on_a_language_model_differs_by_the_algorithm_alone() -> None:

@@ -11,8 +11,8 @@ from typing import Any
 from .estimates import over_seeds
 from .failures import CAUSES
 from .measures import ends, mean
-from .study import Study
-from .tables import Evaluations, Table
+from .study import TUNED, Study
+from .tables import Evaluations, Table, in_range
 
 SIGNALS = {
     "success": "rollout/success",
@@ -38,6 +38,49 @@ def signal(study: Study, regime: str) -> Table:
         f"{regime}: what updates learn from, first five -> last five, mean over seeds (shares, but for the last two)"
     )
     return Table(f"signal-{regime}", title, ("arm", "seeds", *SIGNALS), rows)
+
+
+def readings(study: Study, regime: str) -> Table:
+    """Q of last memories with one reader for both writers, and with one writer for both readers."""
+    goals, rows = [str(n) for n in in_range(study, regime)], []
+    read = {label: _readings(study.reading(regime, label), goals) for label in study.arms.get(regime, {})}
+    for label, per_seed in read.items():
+        if not per_seed:
+            continue
+        partner = read.get("grpo" + (TUNED if label.endswith(TUNED) else ""), {})
+        some = list(per_seed.values())
+        columns = (
+            [one["start by start"] for one in some],
+            [one["ours by ours"] for one in some],
+            [one["ours by start"] - one["start by start"] for one in some],
+            [one["start by ours"] - one["start by start"] for one in some],
+            [
+                one["ours by start"] - partner[seed]["ours by start"]
+                for seed, one in per_seed.items()
+                if seed in partner
+            ],
+        )
+        cells = [over_seeds(column).text(3, sign=n > 1) for n, column in enumerate(columns)]
+        rows.append((label, str(len(some)), *cells[:4], "-" if partner is per_seed else cells[4]))
+    title = (
+        f"{regime}: Q of the last memory, mean of {', '.join(goals)} goals: what changes with the memories alone (both "
+        "read by the warm start), with the reader alone (both read the warm start's memories), and against GRPO's "
+        "memories (both read by the warm start)"
+    )
+    header = ("arm", "seeds", "warm start", "arm", "memories alone", "reader alone", "memories alone, less GRPO's")
+    return Table(f"reading-{regime}", title, header, rows)
+
+
+def _readings(found: Evaluations, goals: Sequence[str]) -> dict[int, dict[str, float]]:
+    """By seed and by who wrote and who read, the mean over some numbers of goals."""
+    return {
+        seed: {pair: mean([mean(_known(read[n][pair])) for n in goals]) for pair in read[goals[0]]}
+        for seed, read in found.items()
+    }
+
+
+def _known(values: Sequence[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
 
 
 def causes(study: Study, regime: str) -> Table:
@@ -66,7 +109,7 @@ def causes_by_goals(study: Study, regime: str) -> Table:
             cells = (f"{100 * sum(one.get(name, 0) for one in some) / total:.1f}" for name in ("wrong", *CAUSES))
             rows.append((label, str(n), str(len(some)), *cells))
     title = f"{regime}: causes in % of all goals asked, by number of goals"
-    return Table(f"causes-by-goals-{regime}", title, ("policy", "goals", "seeds", "wrong", *CAUSES), rows)
+    return Table(f"goals-causes-{regime}", title, ("policy", "goals", "seeds", "wrong", *CAUSES), rows)
 
 
 def _shares(found: Mapping[str, Mapping[str, Any]], goals: Sequence[int]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Writes the generated parts of docs/study.md, between markers, and its pictures, from the results that are kept.
+"""Writes the generated parts of docs/study.md and docs/study_tables.md, between markers, and their pictures.
 
 Invariant: what stands between the markers is made from kept cells alone; everything else in the file is left alone.
 """
@@ -19,14 +19,15 @@ from .study import Study
 from .tables import Table, real_sections, sections, state
 
 ROOT = Path(__file__).resolve().parents[3]
-PAGE = ROOT / "docs" / "study.md"
-IMAGES = ROOT / "docs" / "images"
+DOCS = ROOT / "docs"
 PICTURES = {
     "study_f1.png": (plots.by_goals, "F1 by number of goals, warm start, ceiling and arms, in both regimes"),
     "study_learning.png": (plots.learning, "F1 of training episodes by update, sampled token and CPU second"),
     "study_quality.png": (plots.quality_bins, "Share of memories by Q(m), before and after"),
 }
-LONG = ("seeds-", "em-", "estimators-", "causes-by-goals-")
+MAIN = ("distances", "f1", "differences", "memories", "reading", "causes", "tuning")
+"""First words of the keys of those tables that stand in the page itself; the others have a page of their own."""
+LONG = ("seeds-", "em-", "estimators-", "goals-")
 """Keys of tables that are folded away."""
 
 
@@ -135,22 +136,27 @@ def results(tables: Sequence[Table]) -> str:
     return "\n\n".join(parts) or "No cell is kept yet."
 
 
-def write_document(
-    study: Study, real: Study, default: Mapping[str, str], page: Path = PAGE, images: Path = IMAGES
-) -> list[Path]:
-    """Writes the page's generated parts and the pictures.
+def shared_out(tables: Sequence[Table]) -> tuple[list[Table], list[Table]]:
+    """The tables of the page itself, and the others."""
+    main = [table for table in tables if table.key.partition("-")[0] in MAIN]
+    return main, [table for table in tables if table not in main]
+
+
+def write_document(study: Study, real: Study, default: Mapping[str, str], docs: Path = DOCS) -> list[Path]:
+    """Writes the pages' generated parts and the pictures.
 
     Args:
         study: What is kept.
         real: The same of the study on a language model.
         default: Kinds of the cells of the default matrix by name.
-        page: The page.
-        images: Folder of the pictures, beside the page.
+        docs: Folder of the pages, with the pictures in its ``images``.
 
     Returns:
         The files that were written.
     """
-    text, written = page.read_text(encoding="utf-8"), [page]
+    page, more, images = docs / "study.md", docs / "study_tables.md", docs / "images"
+    text, written = page.read_text(encoding="utf-8"), [page, more]
+    main, others = shared_out(sections(study))
     shown = []
     for name, (draw, words) in PICTURES.items():
         if study.warm.get("memory"):
@@ -163,10 +169,11 @@ def write_document(
         ("arms", arms_table()),
         ("setup", setup_table()),
         ("pictures", "\n\n".join(shown) or "No cell is kept yet."),
-        ("results", results(sections(study))),
+        ("results", results(main)),
         ("real-setup", real_setup_table()),
         ("real-results", real_results(real)),
     ):
         text = between(text, name, content)
     page.write_text(text, encoding="utf-8")
+    more.write_text(between(more.read_text(encoding="utf-8"), "tables", results(others)), encoding="utf-8")
     return written

@@ -3,8 +3,9 @@
 A cell that is stored counts as done, so that another machine goes on where this one stopped. Weights are not stored.
 
 Invariants:
-    * a stored file is what the cell's own JSON file was, why its goals failed, and a few of its episodes to read;
-    * a stored cell is replaced only where it was made with other settings than the code has now.
+    * a stored file is what the cell's own JSON file was, and what ``PARTS`` say of its run folder, and some episodes;
+    * a stored cell is replaced only where it was made with other settings than the code has now; it is added to where
+      it lacks one of ``PARTS`` and the same run's folder is at hand.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ RESULTS = Path(__file__).resolve().parents[2] / "results" / "study"
 """Where results are kept in the repository."""
 TEXTS = 1
 """Episodes per evaluation and number of goals whose text is kept."""
+PARTS = ("failures", "reading")
+"""What is read off a run folder when a cell is stored: why goals failed, and last memories read by two policies."""
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -84,30 +87,38 @@ def pack(cells: Iterable[Cell], out: Path, stored: Path, scale: Scale = STUDY) -
     """
     written = []
     for cell in cells:
-        path = stored / f"{cell.name}.json.gz"
-        found = read_cell(out, cell, scale)
-        if found is None or read_cell(stored / "none", cell, scale, stored) is not None:
+        path, found = stored / f"{cell.name}.json.gz", read_cell(out, cell, scale)
+        kept = read_cell(stored / "none", cell, scale, stored)
+        if found is None or (kept is not None and any(kept.get(key) != found[key] for key in found)):
+            continue  # nothing is here, or what is kept is another run's
+        made = {name: (kept or {}).get(name) or make(cell, out, found) for name, make in _MAKERS.items()}
+        parts = {name: part for name, part in made.items() if part is not None}
+        if kept is not None and all(parts.get(name) == kept.get(name) for name in PARTS):
             continue
         texts = read_json(out / "texts" / f"{cell.name}.json.gz") or {}
-        more = {"texts": {name: first_texts(some, TEXTS) for name, some in texts.items()}}
-        write_json(path, found | more | {"failures": read_failures(out / "runs" / cell.name, found["evaluations"])})
+        write_json(path, found | {"texts": {name: first_texts(some, TEXTS) for name, some in texts.items()}} | parts)
         written.append(path)
     return written
 
 
-def read_failures(run: Path, evaluations: Iterable[str]) -> dict[str, dict[str, dict[str, int]]]:
-    """Why goals failed, per evaluation and number of goals, from the episodes in a run folder.
-
-    Args:
-        run: The run folder.
-        evaluations: Names of the evaluations; one whose episodes are gone is left out.
-    """
+def _failures(cell: Cell, out: Path, found: Mapping[str, Any]) -> dict[str, dict[str, dict[str, int]]]:
+    """Why goals failed, per evaluation and number of goals; an evaluation whose episodes are gone is left out."""
     from mempo_env.agents.episodes_io import load_episodes
 
     from .failures import failures
 
-    files = {name: run / "eval" / f"{name}.episodes.jsonl.gz" for name in evaluations}
+    folder = out / "runs" / cell.name / "eval"
+    files = {name: folder / f"{name}.episodes.jsonl.gz" for name in found["evaluations"]}
     return {name: failures(load_episodes(path)) for name, path in files.items() if path.exists()}
+
+
+def _reading(cell: Cell, out: Path, _: Mapping[str, Any]) -> dict[str, dict[str, list[float | None]]] | None:
+    from .reading import cross_reading
+
+    return cross_reading(cell, out)
+
+
+_MAKERS: dict[str, Callable[[Cell, Path, Mapping[str, Any]], Any]] = {"failures": _failures, "reading": _reading}
 
 
 def first_texts(episodes: Iterable[dict[str, Any]], most: int) -> list[dict[str, Any]]:

@@ -68,6 +68,11 @@ class Study:
         found = {seed: cell.get("failures", {}).get(name) for seed, cell in cells.items()}
         return {seed: counts for seed, counts in found.items() if counts}
 
+    def reading(self, regime: str, label: str) -> dict[int, Any]:
+        """Last memories of an arm and of its warm start, read by both, by seed (see ``reading``)."""
+        found = {seed: cell.get("reading") for seed, cell in self.arms.get(regime, {}).get(label, {}).items()}
+        return {seed: read for seed, read in found.items() if read}
+
     def complete(self) -> list[int]:
         """Seeds whose warm start and untuned default cells are all there."""
         arms = [arm.name for arm in ARMS.values() if arm.default]

@@ -10,13 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .estimates import Estimate, apart, over_seeds, over_tasks
+from .estimates import Estimate, over_seeds, over_tasks
 from .measures import at, at_right_number, f1_at, gap_closed, mean, paired, pooled_share, quality
 from .study import TUNED, Study
 
-PAPER_BASE, PAPER_BEST = 25.98, 7.1
-"""What the paper claims in F1 over its base model and over the best earlier method."""
 PAPER_GOALS = 10
+"""The number of goals that the paper's claims are about."""
 STARTS = {"before": "warm start", "imitation": "imitation of the expert", "expert": "expert"}
 Evaluations = Mapping[int, Any]
 """By seed."""
@@ -184,43 +183,6 @@ def memories(study: Study, regime: str) -> Table:
     return Table(f"memories-{regime}", title, header, rows)
 
 
-def distances(study: Study) -> Table:
-    """What the paper claims beside what was found, whichever sign it has."""
-    rows = []
-    if PAPER_GOALS not in study.scale.test_goals:
-        return Table("distances", "Distances to the paper's claims", ("claim",), [])
-    for regime in (one.name for one in study.regimes):
-        for label in ("mempo", "mempo-paper", f"mempo{TUNED}", f"mempo-paper{TUNED}"):
-            ours = study.after(regime, label)
-            grpo = study.after(regime, "grpo" + (TUNED if label.endswith(TUNED) else ""))
-            if not ours:
-                continue
-            base, best = (difference(ours, theirs, PAPER_GOALS) for theirs in (study.start(label), grpo))
-            one, two = (over_seeds([f1_at(e, PAPER_GOALS) for e in found.values()]) for found in (ours, grpo))
-            rows.append(
-                (
-                    *(f"{regime}, {label}", str(len(ours))),
-                    *(base.text(sign=True), _less(base, PAPER_BASE)),
-                    *(best.text(sign=True), _less(best, PAPER_BEST)),
-                    _word(apart(one, two)),
-                    _word(best.excludes_zero),
-                )
-            )
-    header = (
-        *("regime, arm", "seeds", "over warm start", f"less {PAPER_BASE}", "over GRPO", f"less {PAPER_BEST}"),
-        *("intervals of MemPO and GRPO apart", "paired interval without 0"),
-    )
-    return Table("distances", f"F1 at {PAPER_GOALS} goals, points, beside the paper's claims", header, rows)
-
-
-def _less(found: Estimate, claim: float) -> str:
-    return "-" if math.isnan(found.mean) else f"{found.mean - claim:+.1f}"
-
-
-def _word(value: bool | None) -> str:
-    return {None: "too few seeds", True: "yes", False: "no"}[value]
-
-
 def _column(evaluation: Any, goals: int) -> list[float]:
     return [value for value in evaluation[str(goals)]["episodes"]["f1"] if value is not None]
 
@@ -235,12 +197,12 @@ def _goals(goals: Sequence[int]) -> tuple[str, ...]:
 
 def real_sections(study: Study) -> list[Table]:
     """The tables of the study on a language model. Causes are not among them: its notes are seldom word for word."""
-    from .cause_tables import signal
+    from .cause_tables import readings, signal
     from .more_tables import costs_of, curves, tokens
 
     found = []
     for regime in (one.name for one in study.regimes):
-        makers = (scores, differences, memories, signal, tokens, curves, costs_of)
+        makers = (scores, differences, memories, readings, signal, tokens, curves, costs_of)
         found += [make(study, regime) for make in makers]
         found += [scores(study, regime, "em"), within_seeds(study, regime)]
     return [table for table in found if table.rows]
@@ -248,13 +210,14 @@ def real_sections(study: Study) -> list[Table]:
 
 def sections(study: Study) -> list[Table]:
     """All tables that have a row, in the order in which they are read."""
-    from .cause_tables import causes, causes_by_goals, signal
+    from .cause_tables import causes, causes_by_goals, readings, signal
+    from .claim_tables import distances, token_distances
     from .more_tables import collapse, costs_of, curves, estimator_table, tokens, tuning
 
     each: Sequence[Callable[[Study, str], Table]] = (scores, differences, gaps, memories)
-    found = [distances(study)]
+    found = [distances(study), token_distances(study)]
     for regime in (one.name for one in study.regimes):
-        found += [*(make(study, regime) for make in each), right_number(study, regime)]
+        found += [make(study, regime) for make in (*each, readings, right_number)]
         found += [make(study, regime) for make in (signal, causes, tokens, estimator_table, collapse, curves, costs_of)]
         found += [scores(study, regime, "em"), causes_by_goals(study, regime), within_seeds(study, regime)]
     return [table for table in [*found, tuning(study)] if table.rows]

@@ -1,0 +1,84 @@
+"""Tables that put what was found beside what the paper claims, whichever sign it has.
+
+Invariant: a distance is what was found less what is claimed, from means over seeds.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from .estimates import Estimate, apart, over_seeds
+from .measures import f1_at, quality, saving
+from .study import TUNED, Study
+from .tables import PAPER_GOALS, Table, difference
+
+PAPER_BASE, PAPER_BEST = 25.98, 7.1
+"""F1 over the base model and over the best earlier method, in points."""
+PAPER_TOTAL, PAPER_PEAK = 67.58, 73.12
+"""Total and peak tokens saved, in %."""
+
+
+def distances(study: Study) -> Table:
+    """What the paper claims beside what was found, whichever sign it has."""
+    rows = []
+    if PAPER_GOALS not in study.scale.test_goals:
+        return Table("distances", "Distances to the paper's claims", ("claim",), [])
+    for regime in (one.name for one in study.regimes):
+        for label in ("mempo", "mempo-paper", f"mempo{TUNED}", f"mempo-paper{TUNED}"):
+            ours = study.after(regime, label)
+            grpo = study.after(regime, "grpo" + (TUNED if label.endswith(TUNED) else ""))
+            if not ours:
+                continue
+            base, best = (difference(ours, theirs, PAPER_GOALS) for theirs in (study.start(label), grpo))
+            one, two = (over_seeds([f1_at(e, PAPER_GOALS) for e in found.values()]) for found in (ours, grpo))
+            rows.append(
+                (
+                    *(f"{regime}, {label}", str(len(ours))),
+                    *(base.text(sign=True), _less(base, PAPER_BASE)),
+                    *(best.text(sign=True), _less(best, PAPER_BEST)),
+                    _word(apart(one, two)),
+                    _word(best.excludes_zero),
+                )
+            )
+    header = (
+        *("regime, arm", "seeds", "over warm start", f"less {PAPER_BASE}", "over GRPO", f"less {PAPER_BEST}"),
+        *("intervals of MemPO and GRPO apart", "paired interval without 0"),
+    )
+    return Table("distances", f"F1 at {PAPER_GOALS} goals, points, beside the paper's claims", header, rows)
+
+
+def _less(found: Estimate, claim: float) -> str:
+    return "-" if math.isnan(found.mean) else f"{found.mean - claim:+.1f}"
+
+
+def _word(value: bool | None) -> str:
+    return {None: "too few seeds", True: "yes", False: "no"}[value]
+
+
+def token_distances(study: Study) -> Table:
+    """Tokens saved against full history, with the bound for as many calls, and the share of high Q(m)."""
+    rows = []
+
+    def add(label: str, found: dict[int, Any]) -> None:
+        some = [saving(one, PAPER_GOALS) for one in found.values()]
+        total, peak, bound = (
+            over_seeds([100 * one[k] for one in some]) for k in ("saved_total", "saved_peak", "bound")
+        )
+        high = over_seeds([100 * quality(one, (PAPER_GOALS,))[1] for one in found.values()])
+        if not math.isnan(bound.mean):
+            cells = (total.text(), _less(total, PAPER_TOTAL), bound.text(), peak.text(), _less(peak, PAPER_PEAK))
+            rows.append((label, str(len(found)), *cells, high.text()))
+
+    if PAPER_GOALS in study.scale.test_goals:
+        add("warm start", study.start(""))
+        for regime in (one.name for one in study.regimes):
+            for label in ("grpo", "mempo", "mempo-paper"):
+                for name in (label, label + TUNED):
+                    add(f"{regime}, {name}", study.after(regime, name))
+    header = (
+        *("policy", "seeds", "total saved", f"less {PAPER_TOTAL}", "bound for its calls"),
+        *("peak saved", f"less {PAPER_PEAK}", "memories with Q(m) > 0.8"),
+    )
+    title = f"Tokens saved against full history of the same episodes at {PAPER_GOALS} goals, and Q(m) there, all in %"
+    return Table("distances-tokens", title, header, rows)
