@@ -14,7 +14,7 @@ skipped, so that another machine goes on from what is kept; one that was interru
 Shards run alone: what a cell needs and lacks, its seed's warm start, it makes itself. ``tuned`` cells wait for the
 whole tuning of their arm; a shard that meets them too early says so at its end and is started once more.
 
-Invariant: no cell is dropped; what failed or is missing is named in every table.
+Invariant: no cell is dropped; what diverged is named beside the tables, what is missing is named or counted there.
 """
 
 from __future__ import annotations

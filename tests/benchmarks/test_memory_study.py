@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from memory_study import runner
+from memory_study import runner, store
 from memory_study.analysis import columns, episode_facts, template_share
 from memory_study.arms import ARMS, CROSSED
 from memory_study.cells import (
@@ -32,6 +32,7 @@ from memory_study.control import ShortMemPO, ShortnessScorer, ShuffledMemPO, Shu
 from memory_study.failures import CAUSES
 from memory_study.plan import minutes, shard
 from memory_study.probe import RememberingScorer
+from memory_study.reading import _check
 from memory_study.reproduce import reproduce
 from memory_study.settings import plain
 from memory_study.store import pack, read_cell, read_json, write_json
@@ -453,10 +454,19 @@ def _read_by_both(found: dict[str, Any], out: Path, stored: Path, cell: Cell, sc
                     assert q == pytest.approx(some[-1], abs=2e-4)
     assert scored > 0
     assert read_json(stored / f"{cell.warm.name}.json.gz").keys() == warm.keys() | {"texts", "failures"}
+    with pytest.raises(UserError, match="they did not play its episodes"):
+        _check([0.5], [episode(turn("", "Ada plays chess", CALL, quality=0.7))], out)
     lacking = {name: part for name, part in found.items() if name != "reading"}
     write_json(stored / f"{cell.name}.json.gz", lacking)
     assert pack([cell], out, stored, scale) == [stored / f"{cell.name}.json.gz"]
     assert read_cell(stored / "none", cell, scale, stored) == found
+    write_json(stored / f"{cell.name}.json.gz", found | {"failures": {"after": "of old code"}})
+    assert pack([cell], out, stored, scale) == []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(store.PARTS, "failures", 2)
+        assert pack([cell], out, stored, scale) == [stored / f"{cell.name}.json.gz"]
+        assert pack([cell], out, stored, scale) == []
+    assert read_cell(stored / "none", cell, scale, stored) == found | {"part_versions": {"failures": 2}}
     write_json(stored / f"{cell.name}.json.gz", lacking | {"diverged": "another run"})
     assert pack([cell], out, stored, scale) == []  # what another run found is not added to
     write_json(stored / f"{cell.name}.json.gz", found)

@@ -16,6 +16,7 @@ from memory_study.claim_tables import distances, token_distances
 from memory_study.document import between, real_results, results
 from memory_study.estimates import Estimate, apart, over_seeds, t_interval
 from memory_study.failures import CAUSES
+from memory_study.headline_tables import overview, training_differences
 from memory_study.more_tables import collapse, costs_of, curves, estimator_table, tokens, tuning
 from memory_study.plan import minutes
 from memory_study.plots import by_goals, learning, quality_bins
@@ -237,7 +238,7 @@ def test_tables_hold_what_was_computed_by_hand() -> None:
     ]
     seen = within_seeds(study, "easy")
     assert row(seen, "mempo - grpo, seed 1")[1] == "+10.0 (+10.0 to +10.0)"
-    assert row(memories(study, "easy"), "mempo")[2:5] == ("0.700 (0.700 to 0.700)",) + ("0.500 (0.500 to 0.500)",) * 2
+    assert row(memories(study, "easy"), "mempo")[2:4] == ("0.700 (0.700 to 0.700)", "0.500 (0.500 to 0.500)")
     claims = row(distances(study), "easy, mempo")
     assert claims[2:6] == ("+22.0 (+15.4 to +28.6)", "-4.0", "+11.0 (+6.7 to +15.3)", "+3.9")
     assert claims[6:] == ("yes", "yes")
@@ -265,7 +266,7 @@ def test_what_is_missing_diverged_or_remade_is_named() -> None:
     lines = state(study, kinds)
     assert lines[0].startswith("0 of 5 seeds are in")
     assert "warm starts: 2 of 6 are in; missing: warm-100, warm-1, warm-3, warm-4." in lines[1]
-    assert "untuned cells: 4 of 40 are in; missing: " in lines[2]
+    assert "untuned cells: 4 of 40 are in; the others are named by `--list`" in lines[2]
     assert any(line.startswith("Diverged") and "easy-mempo-2" in line for line in lines)
     assert any("made again" in line and "easy-grpo-1" in line for line in state(fake_study(), kinds))
     whole = fake_study()
@@ -310,35 +311,60 @@ def test_tokens_saved_stand_beside_the_claims() -> None:
         ten = cell["evaluations"]["after"]["10"] | {"history": history}
         study.arms["easy"]["mempo"][seed] = dict(cell) | {"evaluations": {"after": evaluation(40.0) | {"10": ten}}}
     # 50, 40 and 30 % saved: mean 40, deviation 10, 40 -+ 4.303 * 10 / sqrt(3)
-    assert token_distances(study).rows == [
-        (
-            *("easy, mempo", "3", "40.0 (15.2 to 64.8)", "-27.6", "50.0 (50.0 to 50.0)"),
-            *("25.0 (25.0 to 25.0)", "-48.1", "50.0 (50.0 to 50.0)"),
-        )
-    ]
+    same = ("50.0 (50.0 to 50.0)", "25.0 (25.0 to 25.0)", "50.0 (50.0 to 50.0)")
+    assert token_distances(study).rows == [("easy, mempo", "3", "40.0 (15.2 to 64.8)", *same)]
 
 
 def test_memories_and_readers_are_told_apart() -> None:
     study = fake_study()
     assert readings(study, "easy").rows == []  # no cell was packed
     for seed, cell in study.arms["easy"]["mempo"].items():
-        one = {"ours by ours": [0.9, None], "ours by start": [0.5], "start by ours": [0.4], "start by start": [0.2]}
+        one = {"ours by ours": [0.9, None], "ours by start": [0.5, None]}
+        one |= {"start by ours": [0.4, 0.4], "start by start": [0.2, 0.2]}
         two = one | {"ours by start": [0.7 + 0.1 * seed, None]}
         study.arms["easy"]["mempo"][seed] = dict(cell) | {"reading": {"2": one, "4": two, "16": {}}}
     found = row(readings(study, "easy"), "mempo")
     assert found[:2] == ("mempo", "3")
-    assert [cell.partition(" (")[0] for cell in found[2:]] == ["0.200", "0.900", "+0.450", "+0.200", "-"]
-    for seed, cell in study.arms["easy"]["grpo"].items():
-        both = {
-            "ours by ours": [0.6],
-            "ours by start": [0.5 - 0.1 * seed],
-            "start by ours": [0.2],
-            "start by start": [0.2],
-        }
+    assert [cell.partition(" (")[0] for cell in found[2:]] == ["0.200", "0.900", "+0.450", "+0.200", "-", "-", "-"]
+    for seed, cell in list(study.arms["easy"]["grpo"].items())[:2]:
+        both = {"ours by ours": [0.6, 0.9], "ours by start": [0.5 - 0.1 * seed, None]}
+        both |= {"start by ours": [0.2, 0.2], "start by start": [0.2, 0.2]}
         study.arms["easy"]["grpo"][seed] = dict(cell) | {"reading": {"2": both, "4": both}}
-    assert row(readings(study, "easy"), "grpo")[-1] == "-"
-    # 0.6, 0.65, 0.7 less 0.5, 0.4, 0.3
-    assert row(readings(study, "easy"), "mempo")[-1].startswith("+0.250 (")
+    assert row(readings(study, "easy"), "grpo")[-3:] == ("-",) * 3
+    # 0.6 less 0.5, and 0.65 less 0.4; the task that one of them lacks is in neither, nor is the seed.
+    assert row(readings(study, "easy"), "mempo")[-3:] == ("+0.175, 2 seeds", "-", "+0.300, 2 seeds")
+
+
+def test_every_arm_has_one_line_over_the_goals_it_trains_on() -> None:
+    study = fake_study()
+    for seed, cell in study.arms["easy"]["mempo"].items():
+        after = {n: dict(some) for n, some in cell["evaluations"]["after"].items()}
+        for some in after.values():
+            some["episodes"] = some["episodes"] | {"tool_calls": [0.4, 0.5 if seed == 1 else 0.7]}
+            some["episodes"] |= {"facts": [4, 4], "facts_final": [3, 3]}
+        f1 = [0.2, 0.3, 0.4 + 0.1 * seed]
+        study.arms["easy"]["mempo"][seed] = {"evaluations": {"after": after}, "training": training(f1, 10.0, 1.0)}
+    found = row(overview(study), "easy, mempo")
+    assert found[:3] == ("easy, mempo", "3", "42.0 (35.4 to 48.6)")
+    assert found[3:5] == ("+11.0 (+6.7 to +15.3)", "-")  # the control was not run
+    # (20 + 30 + 40, 50, 60) / 3 less 20
+    assert found[5].startswith("+13.3 (")
+    assert found[6:] == ("75.0 (75.0 to 75.0)", "-25.0 (-25.0 to -25.0)", "1")  # 0.45 calls of 1
+    assert row(overview(study), "easy, grpo")[3:7] == ("-", "-", "-", "100.0 (100.0 to 100.0)")
+    moved = row(training_differences(study, "easy"), "mempo - grpo")
+    assert moved[2].startswith("+13.3 (")
+    assert moved[3].startswith("+15.0 (")  # 30 and 40, 50, 60, less 20 and 30
+    assert len(training_differences(study, "easy").rows) == 1
+
+
+def test_what_is_given_is_taken_out_of_both() -> None:
+    third = [0.0, 1.0, 2.0, 3.0, 0.0, 1.0]
+    one = [2 * t + e for t, e in zip(third, [0.1, -0.1, -0.1, 0.1, 0.0, 0.0], strict=True)]
+    two = [-t + e for t, e in zip(third, [0.1, -0.1, -0.1, 0.1, 0.0, 0.0], strict=True)]
+    groups = [0, 0, 0, 0, 1, 1]
+    assert measures.correlation(one, two, groups) < -0.99
+    assert measures.partial_correlation(one, two, [third], groups) > 0.99
+    assert math.isnan(measures.partial_correlation(third, two, [third], groups))
 
 
 def test_the_study_on_a_language_model_differs_by_the_algorithm_alone() -> None:

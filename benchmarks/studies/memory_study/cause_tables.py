@@ -43,58 +43,59 @@ def signal(study: Study, regime: str) -> Table:
 def readings(study: Study, regime: str) -> Table:
     """Q of last memories with one reader for both writers, and with one writer for both readers."""
     goals, rows = [str(n) for n in in_range(study, regime)], []
-    read = {label: _readings(study.reading(regime, label), goals) for label in study.arms.get(regime, {})}
-    for label, per_seed in read.items():
-        if not per_seed:
+    for label in study.arms.get(regime, {}):
+        ours, tuned = study.reading(regime, label), TUNED * label.endswith(TUNED)
+        if not ours:
             continue
-        partner = read.get("grpo" + (TUNED if label.endswith(TUNED) else ""), {})
-        some = list(per_seed.values())
-        columns = (
-            [one["start by start"] for one in some],
-            [one["ours by ours"] for one in some],
-            [one["ours by start"] - one["start by start"] for one in some],
-            [one["start by ours"] - one["start by start"] for one in some],
-            [
-                one["ours by start"] - partner[seed]["ours by start"]
-                for seed, one in per_seed.items()
-                if seed in partner
-            ],
-        )
-        cells = [over_seeds(column).text(3, sign=n > 1) for n, column in enumerate(columns)]
-        rows.append((label, str(len(some)), *cells[:4], "-" if partner is per_seed else cells[4]))
+        others = {name: study.reading(regime, name + tuned) for name in ("grpo", "shuffled") if label != name + tuned}
+        same, own, other = "ours by start", "ours by ours", "start by ours"
+        cells = [
+            over_seeds([mean([mean(_known(one[n][pair])) for n in goals]) for one in ours.values()]).text(3)
+            for pair in ("start by start", own)
+        ]
+        cells += [_moved(ours, ours, pair, "start by start", goals) for pair in (same, other)]
+        cells += [_moved(ours, others[n], same, same, goals) if n in others else "-" for n in ("grpo", "shuffled")]
+        cells.append(_moved(ours, others["grpo"], own, own, goals) if "grpo" in others else "-")
+        rows.append((label, str(len(ours)), *cells))
     title = (
-        f"{regime}: Q of the last memory, mean of {', '.join(goals)} goals: what changes with the memories alone (both "
-        "read by the warm start), with the reader alone (both read the warm start's memories), and against GRPO's "
-        "memories (both read by the warm start)"
+        f"{regime}: Q of the last memory, mean of {', '.join(goals)} goals, mean over seeds (95 % t interval); "
+        "*memories*: all read by the warm start, *reader*: all read the warm start's memories, *own*: by its own policy"
     )
-    header = ("arm", "seeds", "warm start", "arm", "memories alone", "reader alone", "memories alone, less GRPO's")
-    return Table(f"reading-{regime}", title, header, rows)
+    changes = ("memories", "reader", "memories - grpo's", "memories - shuffled's", "own - grpo's own")
+    return Table(f"reading-{regime}", title, ("arm", "seeds", "warm start", "own", *changes), rows)
 
 
-def _readings(found: Evaluations, goals: Sequence[str]) -> dict[int, dict[str, float]]:
-    """By seed and by who wrote and who read, the mean over some numbers of goals."""
-    return {
-        seed: {pair: mean([mean(_known(read[n][pair])) for n in goals]) for pair in read[goals[0]]}
-        for seed, read in found.items()
-    }
+def _moved(ours: Evaluations, theirs: Evaluations, pair: str, other: str, goals: Sequence[str]) -> str:
+    """Q of one pair of writer and reader less that of another, task by task, then over the seeds that have both."""
+    both = [seed for seed in ours if seed in theirs]
+    if not both:
+        return "-"
+    found = [mean([mean(_less(ours[seed][n][pair], theirs[seed][n][other])) for n in goals]) for seed in both]
+    text = over_seeds(found).text(3, sign=True)
+    return text if len(both) == len(ours) else f"{text}, {len(both)} seeds"
+
+
+def _less(ours: Sequence[float | None], theirs: Sequence[float | None]) -> list[float]:
+    return [a - b for a, b in zip(ours, theirs, strict=True) if a is not None and b is not None]
 
 
 def _known(values: Sequence[float | None]) -> list[float]:
     return [value for value in values if value is not None]
 
 
-def causes(study: Study, regime: str) -> Table:
-    """Of the goals that were answered wrongly, how many by which cause."""
-    goals, rows = study.scale.test_goals, []
+def causes(study: Study, regime: str, *, pooled: bool = False) -> Table:
+    """Of the goals that were answered wrongly, how many by which cause, as ``memories`` over trained or all numbers."""
+    goals, rows = study.scale.test_goals if pooled else in_range(study, regime), []
     lines = {words: study.failures("", name) for name, words in (("before", "warm start"), ("imitation", "imitation"))}
     lines |= {label: study.failures(label, "after", regime) for label in study.arms.get(regime, {})}
     for label, found in lines.items():
         if found:
             shares = [_shares(one, goals) for one in found.values()]
             rows.append((label, str(len(found)), *(over_seeds([s[n] for s in shares]).text() for n in shares[0])))
-    title = f"{regime}: goals answered wrongly, in %, and why, in % of these; all numbers of goals, mean over seeds"
+    which = "all numbers of" if pooled else f"{', '.join(map(str, goals))}"
+    title = f"{regime}: goals answered wrongly, in %, and why, in % of these; {which} goals, mean over seeds"
     header = ("policy", "seeds", "wrong", *CAUSES, "episodes that copy a question, %")
-    return Table(f"causes-{regime}", title, header, rows)
+    return Table(f"{'pooled-' * pooled}causes-{regime}", title, header, rows)
 
 
 def causes_by_goals(study: Study, regime: str) -> Table:

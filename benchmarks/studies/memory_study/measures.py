@@ -14,12 +14,19 @@ import statistics
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 Evaluation = Mapping[str, Any]
 
 HIGH_QUALITY = 0.8
 """A memory above it is in the highest bin of the paper's figure of P(answer | memory)."""
 AT_EQUAL_TURN = "facts_held_at_equal_turn"
 """How an estimator goes with what a memory holds once its turn, and so how much had been shown, is taken out."""
+GIVEN = {
+    "turn, given facts shown and held": ("turn", ("facts_shown", "facts_held")),
+    "facts held, given turn and facts shown": ("facts_held", ("turn", "facts_shown")),
+}
+"""Partial correlations of A^M: with what, and what is taken out of both."""
 CIRCUMSTANCES = ("result_tokens", "calls", "turn", "memory_tokens", "facts_shown", "facts_held", "quality")
 """What A^M is correlated with: it should not follow the first four by itself, and should follow the last two."""
 SIGNS = {
@@ -193,6 +200,19 @@ def correlation(one: Sequence[float], two: Sequence[float], groups: Sequence[Has
     return statistics.correlation(x, y)
 
 
+def partial_correlation(
+    one: Sequence[float], two: Sequence[float], given: Sequence[Sequence[float]], groups: Sequence[Hashable]
+) -> float:
+    """Pearson's correlation within groups of what is left of both once a line in ``given`` is taken out of each."""
+    taken = np.array([within_groups(values, groups) for values in given]).T  # (M, K)
+
+    def left(values: Sequence[float]) -> list[float]:
+        y = np.array(within_groups(values, groups))  # (M,)
+        return list(y - taken @ np.linalg.lstsq(taken, y, rcond=None)[0])
+
+    return correlation(left(one), left(two), groups)
+
+
 def same_turn(memories: Mapping[str, Sequence[Any]]) -> list[float]:
     """A^M of the baseline ``same_turn`` from what a probe stores of each memory; 0 where no other got that far.
 
@@ -212,7 +232,7 @@ def estimators(probe: Mapping[str, Any], names: Sequence[str]) -> dict[str, dict
 
     Returns:
         Per estimator ``variance`` of A^M over all memories, one correlation per entry of ``CIRCUMSTANCES``, and
-        ``AT_EQUAL_TURN``: that with the facts held, among memories of one turn of a group.
+        ``AT_EQUAL_TURN``: that with the facts held, among memories of one turn of a group; and those of ``GIVEN``.
     """
     memories = probe["memories"]
     if "quality" in memories and "same_turn" in names:  # not stored: it follows from what is
@@ -228,6 +248,8 @@ def estimators(probe: Mapping[str, Any], names: Sequence[str]) -> dict[str, dict
         }
         turns = [(group, turn) for group, turn in zip(groups, memories["turn"], strict=True)]
         found[name][AT_EQUAL_TURN] = correlation(values, memories["facts_held"], turns)
+        for words, (what, out) in GIVEN.items():
+            found[name][words] = partial_correlation(values, memories[what], [memories[k] for k in out], groups)
     return found
 
 

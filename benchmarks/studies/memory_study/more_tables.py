@@ -9,7 +9,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from .estimates import over_seeds
-from .measures import AT_EQUAL_TURN, CIRCUMSTANCES, at_budget, costs, ends, estimators, mean, mean_f1, saving, signs
+from .measures import (
+    AT_EQUAL_TURN,
+    CIRCUMSTANCES,
+    GIVEN,
+    at_budget,
+    costs,
+    ends,
+    estimators,
+    mean,
+    mean_f1,
+    saving,
+    signs,
+)
 from .study import Study
 from .tables import Evaluations, Table
 
@@ -18,7 +30,7 @@ ESTIMATORS = (
     *("old_memory, pooled", "old_memory, per_turn"),
 )
 """As the probes name them."""
-CORRELATED = (*CIRCUMSTANCES, AT_EQUAL_TURN)
+CORRELATED = (*CIRCUMSTANCES, AT_EQUAL_TURN, *GIVEN)
 
 
 def tokens(study: Study, regime: str) -> Table:

@@ -41,7 +41,7 @@ def by_goals(study: Study, path: Path) -> None:
             low = [0.0 if math.isnan(p.low) else max(p.mean - p.low, 0.0) for p in points]
             high = [0.0 if math.isnan(p.high) else max(p.high - p.mean, 0.0) for p in points]
             axis.errorbar(
-                study.scale.test_goals,
+                [n + 0.08 * (list(lines).index(label) - 2.5) for n in study.scale.test_goals],  # bars side by side
                 [p.mean for p in points],
                 yerr=[low, high],
                 label=f"{label}, {len(found)} seeds",
@@ -51,7 +51,7 @@ def by_goals(study: Study, path: Path) -> None:
                 markersize=4,
                 capsize=3,
             )
-        axis.axvspan(*regime.goals, color="#000000", alpha=0.06, linewidth=0)
+        axis.axvspan(*regime.goals, color="#000000", alpha=0.06, linewidth=0, label="trained on")
         axis.set(title=f"{regime.name}: trained on {regime.goals[0]} to {regime.goals[1]} goals, {regime.outcome}")
         axis.set(xlabel="goals of a test task", ylabel="F1, %", ylim=(0, 100))
         _finish(axis)

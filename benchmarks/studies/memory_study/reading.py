@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mempo_env.agents.episodes_io import load_episodes
+from mempo_env.agents.eval_rows import QUALITY
 from mempo_env.agents.policy import LoraPolicy
 from mempo_env.algos.checkpoint import latest_checkpoint
 from mempo_env.algos.config import RunConfig
@@ -19,11 +20,14 @@ from mempo_env.algos.config_io import read_config
 from mempo_env.algos.grpo import GRPO
 from mempo_env.algos.job import load_run_policy, make_trainer
 from mempo_env.algos.setup import build_policy
+from mempo_env.errors import UserError
 from mempo_env.records import Episode
 
 from .analysis import rounded
 from .cells import Cell
 
+TOLERANCE = 2e-3
+"""Between two scorings of one memory, which differ by rounding."""
 Reading = dict[str, dict[str, list[float | None]]]
 """Per number of goals Q of the last memory on each task, None where the episode ended on a fault; by writer and reader:
 ``ours by ours``, ``ours by start``, ``start by ours``, ``start by start``."""
@@ -38,6 +42,9 @@ def cross_reading(cell: Cell, out: Path) -> Reading | None:
 
     Returns:
         What was read; None for a warm start, where there is no memory to read, and where weights or episodes are gone.
+
+    Raises:
+        UserError: Weights and episodes of a run folder do not belong together.
     """
     run, begun = out / "runs" / cell.name, out / "runs" / cell.warm.name
     played = {"ours": run / "eval" / "after.episodes.jsonl.gz", "start": begun / "eval" / "before.episodes.jsonl.gz"}
@@ -54,10 +61,28 @@ def cross_reading(cell: Cell, out: Path) -> Reading | None:
     found: Reading = {}
     for writer, episodes in memories.items():
         for reader, policy in readers.items():
-            for episode, quality in zip(episodes, _read(config, policy, run, episodes), strict=True):
+            read = _read(config, policy, run, episodes)
+            if writer == reader:
+                _check(read, episodes, run if writer == "ours" else begun)
+            for episode, quality in zip(episodes, read, strict=True):
                 columns = found.setdefault(str(len(episode.task.goals)), {})
                 columns.setdefault(f"{writer} by {reader}", []).append(quality)
     return found
+
+
+def _check(read: Sequence[float | None], episodes: Sequence[Episode], run: Path) -> None:
+    """Compares with the Q that the evaluation noted of the same memories.
+
+    Raises:
+        UserError: They are not equal, so the weights at hand did not play these episodes.
+    """
+    for quality, episode in zip(read, episodes, strict=True):
+        noted = [float(str(t.info[QUALITY])) for t in episode.turns if t.memory_written and QUALITY in t.info]
+        if quality is not None and noted and abs(quality - noted[-1]) > TOLERANCE:
+            raise UserError(
+                f"the weights in {run} give another Q than its evaluation noted ({quality:.4f}, {noted[-1]:.4f}): they "
+                "did not play its episodes; remove the folder, and run the cell again"
+            )
 
 
 def _read(config: RunConfig, policy: LoraPolicy, run: Path, episodes: Sequence[Episode]) -> list[float | None]:

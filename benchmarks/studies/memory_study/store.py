@@ -25,8 +25,9 @@ RESULTS = Path(__file__).resolve().parents[2] / "results" / "study"
 """Where results are kept in the repository."""
 TEXTS = 1
 """Episodes per evaluation and number of goals whose text is kept."""
-PARTS = ("failures", "reading")
-"""What is read off a run folder when a cell is stored: why goals failed, and last memories read by two policies."""
+PARTS = {"failures": 1, "reading": 1}
+"""What is read off a run folder when a cell is stored, why goals failed and last memories read by two policies, and the
+version of either; what has another version is read again where the run folder is at hand. Version 1 is not written."""
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -91,14 +92,22 @@ def pack(cells: Iterable[Cell], out: Path, stored: Path, scale: Scale = STUDY) -
         kept = read_cell(stored / "none", cell, scale, stored)
         if found is None or (kept is not None and any(kept.get(key) != found[key] for key in found)):
             continue  # nothing is here, or what is kept is another run's
-        made = {name: (kept or {}).get(name) or make(cell, out, found) for name, make in _MAKERS.items()}
+        made = {name: _current(kept, name) or make(cell, out, found) for name, make in _MAKERS.items()}
         parts = {name: part for name, part in made.items() if part is not None}
         if kept is not None and all(parts.get(name) == kept.get(name) for name in PARTS):
             continue
+        if later := {name: version for name, version in PARTS.items() if version > 1}:
+            parts["part_versions"] = later
         texts = read_json(out / "texts" / f"{cell.name}.json.gz") or {}
         write_json(path, found | {"texts": {name: first_texts(some, TEXTS) for name, some in texts.items()}} | parts)
         written.append(path)
     return written
+
+
+def _current(kept: Mapping[str, Any] | None, name: str) -> Any:
+    """A part that is kept in the version that the code has; None otherwise."""
+    version = (kept or {}).get("part_versions", {}).get(name, 1)
+    return (kept or {}).get(name) if version == PARTS[name] else None
 
 
 def _failures(cell: Cell, out: Path, found: Mapping[str, Any]) -> dict[str, dict[str, dict[str, int]]]:
@@ -118,7 +127,7 @@ def _reading(cell: Cell, out: Path, _: Mapping[str, Any]) -> dict[str, dict[str,
     return cross_reading(cell, out)
 
 
-_MAKERS: dict[str, Callable[[Cell, Path, Mapping[str, Any]], Any]] = {"failures": _failures, "reading": _reading}
+_MAKERS: Mapping[str, Callable[[Cell, Path, Mapping[str, Any]], Any]] = {"failures": _failures, "reading": _reading}
 
 
 def first_texts(episodes: Iterable[dict[str, Any]], most: int) -> list[dict[str, Any]]:

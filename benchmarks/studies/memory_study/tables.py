@@ -158,17 +158,14 @@ def gaps(study: Study, regime: str) -> Table:
     return Table(f"gaps-{regime}", title, ("arm", "ceiling", "seeds", *_goals(goals)), rows)
 
 
-def memories(study: Study, regime: str) -> Table:
-    """Q(m) before and after, and what memories hold."""
-    goals, rows = study.scale.test_goals, []
+def memories(study: Study, regime: str, *, pooled: bool = False) -> Table:
+    """Q(m) and what memories hold, over the numbers of goals trained on, or pooled over all."""
+    goals, rows = study.scale.test_goals if pooled else in_range(study, regime), []
 
     def row(label: str, found: Evaluations) -> tuple[str, ...]:
         some = list(found.values())
         shares = (("kept", "had"), ("noted", "new"), ("notes_right", "notes"), ("facts_final", "facts"))
         cells = [over_seeds([quality(one, goals)[part] for one in some]).text(3) for part in (0, 1)]
-        cells += (
-            [over_seeds([quality(one, (PAPER_GOALS,))[1] for one in some]).text(3)] if PAPER_GOALS in goals else ["-"]
-        )
         cells += [over_seeds([pooled_share(one, goals, *share) for one in some]).text(3) for share in shares]
         return label, str(len(some)), *cells
 
@@ -176,11 +173,12 @@ def memories(study: Study, regime: str) -> Table:
     rows = [row(words, found) for words, found in starts if found]
     rows += [row(label, study.after(regime, label)) for label in study.arms.get(regime, {})]
     header = (
-        *("policy", "seeds", "Q(m)", "Q(m) > 0.8", "> 0.8 at 10 goals"),
+        *("policy", "seeds", "Q(m)", "Q(m) > 0.8"),
         *("kept per rewrite", "noted when shown", "notes that are facts", "held at the end"),
     )
-    title = f"{regime}: memories over all numbers of goals; shares, mean over seeds (95 % t interval)"
-    return Table(f"memories-{regime}", title, header, rows)
+    which = "all numbers of goals" if pooled else f"{', '.join(map(str, goals))} goals"
+    title = f"{regime}: memories over {which}; shares, mean over seeds (95 % t interval)"
+    return Table(f"{'pooled-' * pooled}memories-{regime}", title, header, rows)
 
 
 def _column(evaluation: Any, goals: int) -> list[float]:
@@ -212,17 +210,21 @@ def sections(study: Study) -> list[Table]:
     """All tables that have a row, in the order in which they are read."""
     from .cause_tables import causes, causes_by_goals, readings, signal
     from .claim_tables import distances, token_distances
+    from .headline_tables import overview, training_differences
     from .more_tables import collapse, costs_of, curves, estimator_table, tokens, tuning
 
-    each: Sequence[Callable[[Study, str], Table]] = (scores, differences, gaps, memories)
-    found = [distances(study), token_distances(study)]
+    each: Sequence[Callable[[Study, str], Table]] = (scores, differences, training_differences, memories, readings)
+    more: Sequence[Callable[[Study, str], Table]] = (causes, gaps, right_number, signal, tokens, estimator_table)
+    found = [overview(study), distances(study), token_distances(study)]
     for regime in (one.name for one in study.regimes):
-        found += [make(study, regime) for make in (*each, readings, right_number)]
-        found += [make(study, regime) for make in (signal, causes, tokens, estimator_table, collapse, curves, costs_of)]
+        found += [make(study, regime) for make in (*each, *more, collapse, curves, costs_of)]
+        found += [memories(study, regime, pooled=True), causes(study, regime, pooled=True)]
         found += [scores(study, regime, "em"), causes_by_goals(study, regime), within_seeds(study, regime)]
     return [table for table in [*found, tuning(study)] if table.rows]
 
 
+MOST_NAMED = 6
+"""Missing cells that are named one by one."""
 KINDS = {"warm": "warm starts", "train": "untuned cells", "tune": "candidates of the tuning", "tuned": "tuned cells"}
 
 
@@ -239,7 +241,8 @@ def state(study: Study, default: Mapping[str, str]) -> list[str]:
         every = [name for name, other in default.items() if other == kind]
         missing = [name for name in every if name in study.missing]
         line = f"Default matrix, {words}: {len(every) - len(missing)} of {len(every)} are in"
-        lines.append(f"{line}; missing: {', '.join(missing)}." if 0 < len(missing) < len(every) else f"{line}.")
+        named = f"missing: {', '.join(missing)}" if len(missing) <= MOST_NAMED else "the others are named by `--list`"
+        lines.append(f"{line}; {named}." if 0 < len(missing) < len(every) else f"{line}.")
     if further := [name for name in study.missing if name not in default]:
         lines.append(f"Further arms: {len(further)} cells are missing.")
     if study.diverged:

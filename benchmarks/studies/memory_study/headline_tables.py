@@ -1,0 +1,102 @@
+"""The tables that come first: every arm in one line, and what training itself showed.
+
+Invariant: differences are of arms that were tuned alike, seed by seed over the seeds that both have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from .estimates import Estimate, over_seeds
+from .measures import at, f1_at, mean, pooled_share
+from .study import TUNED, Study, context_of
+from .tables import Evaluations, Table, difference, in_range
+
+CONTROL = "shuffled"
+STOPPED = 0.5
+"""Share of the warm start's calls below which a run counts as having stopped to search."""
+
+
+def overview(study: Study) -> Table:
+    """One line per regime and arm, over the numbers of goals trained on."""
+    rows = []
+    for regime in (one.name for one in study.regimes):
+        goals = in_range(study, regime)
+        for label in study.arms.get(regime, {}):
+            ours, start = study.after(regime, label), study.start(label)
+            grpo, control = (_partner(study, regime, label, name) for name in ("grpo", CONTROL))
+            few = [s for s in ours if s in start and _calls(ours[s], goals) < STOPPED * _calls(start[s], goals)]
+            rows.append(
+                (
+                    *(f"{regime}, {label}", str(len(ours))),
+                    over_seeds([mean([f1_at(one, n) for n in goals]) for one in ours.values()]).text(),
+                    *(difference(ours, theirs, *goals).text(sign=True) for theirs in (grpo, control)),
+                    _sampled(study, regime, label, "grpo").text(sign=True),
+                    over_seeds([100 * _held(one, goals) for one in ours.values()]).text(),
+                    over_seeds([100 * (_held(ours[s], goals) - _held(grpo[s], goals)) for s in ours if s in grpo]).text(
+                        sign=True
+                    ),
+                    ", ".join(map(str, few)) or "none",
+                )
+            )
+    header = (
+        *("regime, arm", "seeds", "F1", "F1 - grpo's", f"F1 - {CONTROL}'s", "F1 in training - grpo's"),
+        *("facts held at the end", "facts held - grpo's", "seeds that stopped searching"),
+    )
+    title = (
+        "Every arm over the numbers of goals that its regime trains on: F1 of the tests (greedy, after the last "
+        "update) and of the training episodes (sampled, all updates), facts held by the last memory; % and points, "
+        "means over seeds"
+    )
+    return Table("overview", title, header, rows)
+
+
+def training_differences(study: Study, regime: str) -> Table:
+    """F1 of the sampled training episodes less that of other arms, which saw the same tasks."""
+    rows = []
+    for label in study.arms.get(regime, {}):
+        for other in ("grpo", CONTROL) if label.removesuffix(TUNED) != "grpo" else ():
+            whole, half = (_sampled(study, regime, label, other, part) for part in (_all, _last_half))
+            if whole.n:
+                name = other + TUNED * label.endswith(TUNED)
+                rows.append((f"{label} - {name}", str(whole.n), whole.text(sign=True), half.text(sign=True)))
+    title = f"{regime}: differences in F1 of the training episodes (sampled), points, mean over seeds (95 % t interval)"
+    header = ("difference", "seeds", "mean of all updates", "mean of the last half")
+    return Table(f"training-{regime}", title, header, rows)
+
+
+def _all(values: Sequence[float]) -> float:
+    return mean(values)
+
+
+def _last_half(values: Sequence[float]) -> float:
+    return mean(values[len(values) // 2 :])
+
+
+def _sampled(
+    study: Study, regime: str, label: str, other: str, part: Callable[[Sequence[float]], float] = _all
+) -> Estimate:
+    """F1 of an arm's training episodes less another's, in points; of no seed where it is the arm itself."""
+    arms = study.arms.get(regime, {})
+    ours, theirs = arms[label], arms.get(other + TUNED * label.endswith(TUNED), {})
+    both = [seed for seed in ours if seed in theirs and theirs is not ours]
+    return over_seeds([part(_f1(ours[seed])) - part(_f1(theirs[seed])) for seed in both])
+
+
+def _f1(cell: Any) -> list[float]:
+    return [100 * value for value in cell["training"]["rollout/f1"] if value is not None]
+
+
+def _partner(study: Study, regime: str, label: str, name: str) -> Evaluations:
+    """The evaluations to compare an arm with: none where it is that arm, or plays in another context."""
+    tuned = TUNED * label.endswith(TUNED)
+    return {} if label == name + tuned or context_of(label) != "memory" else study.after(regime, name + tuned)
+
+
+def _calls(evaluation: Any, goals: Sequence[int]) -> float:
+    return mean([at(evaluation, n, "tool_calls") for n in goals])
+
+
+def _held(evaluation: Any, goals: Sequence[int]) -> float:
+    return pooled_share(evaluation, goals, "facts_final", "facts")
