@@ -349,7 +349,7 @@ def test_every_arm_has_one_line_over_the_goals_it_trains_on() -> None:
     assert found[3:5] == ("+11.0 (+6.7 to +15.3)", "-")  # the control was not run
     # (20 + 30 + 40, 50, 60) / 3 less 20
     assert found[5].startswith("+13.3 (")
-    assert found[6:] == ("75.0 (75.0 to 75.0)", "-25.0 (-25.0 to -25.0)", "1")  # 0.45 calls of 1
+    assert found[6:] == ("75.0 (75.0 to 75.0)", "-25.0 (-25.0 to -25.0)", "1 of 3 (seed 1)")  # 0.45 calls of 1
     assert row(overview(study), "easy, grpo")[3:7] == ("-", "-", "-", "100.0 (100.0 to 100.0)")
     moved = row(training_differences(study, "easy"), "mempo - grpo")
     assert moved[2].startswith("+13.3 (")

@@ -87,7 +87,7 @@ ARMS = {
     arm.name: arm
     for arm in (
         Arm("grpo", "grpo", GRPOConfig(), "no memory reward", weighted=False),
-        Arm("mempo", "mempo", MemPOConfig(), "Q(m) less the mean of the group's other episodes (the brief's form)"),
+        Arm("mempo", "mempo", MemPOConfig(), "Q(m) less the mean of the group's other episodes (the default form)"),
         Arm(
             "mempo-paper",
             "mempo-paper",

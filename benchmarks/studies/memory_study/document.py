@@ -25,7 +25,7 @@ PICTURES = {
     "study_learning.png": (plots.learning, "F1 of training episodes by update, sampled token and CPU second"),
     "study_quality.png": (plots.quality_bins, "Share of memories by Q(m), before and after"),
 }
-MAIN = ("overview", "distances", "f1", "differences", "training", "memories", "reading", "causes", "tuning")
+MAIN = ("distances", "f1", "differences", "training", "memories", "reading", "causes", "tuning")
 """First words of the keys of those tables that stand in the page itself; the others have a page of their own."""
 LONG = ("seeds-", "em-", "estimators-", "goals-", "pooled-")
 """Keys of tables that are folded away."""
@@ -47,17 +47,23 @@ def between(text: str, name: str, content: str) -> str:
     return re.sub(pattern, lambda _: f"{begin}\n\n{content.strip()}\n\n{end}", text, flags=re.DOTALL)
 
 
-def arms_table() -> str:
-    """What each arm is."""
+def arms_table(study: Study) -> str:
+    """What each arm is, and of how many seeds it is in."""
+
+    def seeds(arm: str) -> str:
+        counts = {one.name: len(study.arms.get(one.name, {}).get(arm, {})) for one in study.regimes}
+        return ", ".join(f"{regime} {n}" for regime, n in counts.items() if n) or "none"
+
     rows = [
         (
             f"`{arm.name}`",
             arm.words,
             "default" if arm.default else "`--full`" + ("" if len(arm.regimes) > 1 else f", {arm.regimes[0]} only"),
+            seeds(arm.name),
         )
         for arm in ARMS.values()
     ]
-    return Table("arms", "", ("arm", "what differs", "matrix"), rows).markdown()
+    return Table("arms", "", ("arm", "what differs", "matrix", "seeds that are in, untuned"), rows).markdown()
 
 
 def setup_table() -> str:
@@ -156,7 +162,9 @@ def write_document(study: Study, real: Study, default: Mapping[str, str], docs: 
     """
     page, more, images = docs / "study.md", docs / "study_tables.md", docs / "images"
     text, written = page.read_text(encoding="utf-8"), [page, more]
-    main, others = shared_out(sections(study))
+    tables = sections(study)
+    first = [table for table in tables if table.key == "overview"]
+    main, others = shared_out([table for table in tables if table not in first])
     shown = []
     for name, (draw, words) in PICTURES.items():
         if study.warm.get("memory"):
@@ -165,8 +173,9 @@ def write_document(study: Study, real: Study, default: Mapping[str, str], docs: 
             written.append(images / name)
             shown.append(f"![{words}]({images.name}/{name})")
     for name, content in (
+        ("overview", results(first)),
         ("state", "\n".join(f"- {line}" for line in state(study, default))),
-        ("arms", arms_table()),
+        ("arms", arms_table(study)),
         ("setup", setup_table()),
         ("pictures", "\n\n".join(shown) or "No cell is kept yet."),
         ("results", results(main)),

@@ -37,12 +37,12 @@ def overview(study: Study) -> Table:
                     over_seeds([100 * (_held(ours[s], goals) - _held(grpo[s], goals)) for s in ours if s in grpo]).text(
                         sign=True
                     ),
-                    ", ".join(map(str, few)) or "none",
+                    f"{len(few)} of {len(ours)}" + (f" (seed {', '.join(map(str, few))})" if few else ""),
                 )
             )
     header = (
         *("regime, arm", "seeds", "F1", "F1 - grpo's", f"F1 - {CONTROL}'s", "F1 in training - grpo's"),
-        *("facts held at the end", "facts held - grpo's", "seeds that stopped searching"),
+        *("facts held at the end", "facts held - grpo's", "runs that stopped searching"),
     )
     title = (
         "Every arm over the numbers of goals that its regime trains on: F1 of the tests (greedy, after the last "
