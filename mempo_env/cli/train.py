@@ -109,7 +109,35 @@ def parse(argv: Sequence[str]) -> tuple[Any, Any]:
     )
     if flags.run.dataset == "closed-world" and any(flag.partition("=")[0] == "--data" for flag in argv):
         raise UserError("the closed-world dataset is generated and takes no --data; drop it, or give --dataset qa")
+    _check_warm_start(flags.run, preset, argv)
     return flags.run, flags.algorithm
+
+
+def _check_warm_start(run: Any, preset: Any, argv: Sequence[str]) -> None:
+    """Refuses to imitate with all weights of a model of the user's as hard as the model that is built in place needs.
+
+    Here, not in ``RunConfig``: the flags say whether the learning rate was chosen, and code that trains a saved tiny
+    model may well imitate as the preset does.
+
+    Args:
+        run: What the flags made of the preset.
+        preset: The preset.
+        argv: The flags.
+
+    Raises:
+        UserError: The learning rate of the warm start is still that of a preset for the model built in place.
+    """
+    warm = run.warm_start
+    steps = warm.perfect_steps + warm.demonstrator_steps
+    chosen = any(flag.partition("=")[0].replace("_", "-") == "--warm-start.optim.lr" for flag in argv)
+    if preset.model != "tiny" or run.model == "tiny" or warm.target != "all" or not steps or chosen:
+        return
+    raise UserError(
+        f"--preset {preset.preset} would imitate with all weights of {run.model} for {steps} steps at a learning rate "
+        f"of {warm.optim.lr:g}, which is set for the model that it builds, not for a trained one; choose --preset "
+        "smollm2 or --preset qwen2.5-7b, skip the warm start with --warm-start.target none, or give it settings: "
+        "--warm-start.optim.lr, and for how long --warm-start.perfect-steps and --warm-start.demonstrator-steps"
+    )
 
 
 def require_train_extra() -> None:

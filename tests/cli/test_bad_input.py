@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shlex
 import shutil
 from collections.abc import Callable
@@ -14,6 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from mempo_env.algos.presets import PRESETS
+from mempo_env.cli.train import parse
+from mempo_env.errors import UserError
 
 Mempo = Callable[..., Any]
 
@@ -133,8 +138,9 @@ FLAGS = [
     ("play --env CartPole-v1", "a subclass of MemoryEnv hands"),
     # places
     ("train --dataset qa --data no/such/folder", "no/such/folder does not exist; check --data"),
-    ("train --model ./no/such/folder", "there is no such folder"),
-    ("train --model no-such.gguf", "there is no such GGUF file"),
+    ("train --model ./no/such/folder", "skip the warm start with --warm-start.target none"),
+    ("train --warm-start.target none --model ./no/such/folder", "there is no such folder"),
+    ("train --warm-start.target none --model no-such.gguf", "there is no such GGUF file"),
     ("train --resume no/such/run", "no/such/run is no run folder"),
     ("train --resume", "--resume needs a value"),
     ("eval no/such/run", "no/such/run is no folder"),
@@ -209,18 +215,44 @@ def test_fewer_questions_than_goals(mempo: Mempo, data: Path, tmp_path: Path, fl
 # Models ---------------------------------------------------------------------------------------------------------------
 
 
+GIVEN = ("--warm-start.target", "none")
+"""What lets the tiny preset have another model."""
+
+
 def test_a_model_folder_without_tokenizer(mempo: Mempo, trained: Path, tmp_path: Path) -> None:
     model = tmp_path / "model"
     shutil.copytree(trained / "base", model)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (model / name).unlink()
     before = names_in(tmp_path)
-    assert mempo("train", "--model", model).complaint.startswith(f"{model}: there is no tokenizer")
+    assert mempo("train", *GIVEN, "--model", model).complaint.startswith(f"{model}: there is no tokenizer")
     (model / "config.json").unlink()
-    assert "no config.json" in mempo("train", "--model", model).complaint
+    assert "no config.json" in mempo("train", *GIVEN, "--model", model).complaint
     (tmp_path / "weights.gguf").write_bytes(b"no weights")
-    assert "weights.gguf" in mempo("train", "--model", tmp_path / "weights.gguf").complaint
+    assert "weights.gguf" in mempo("train", *GIVEN, "--model", tmp_path / "weights.gguf").complaint
     assert names_in(tmp_path) == before - {"model/config.json"} | {"weights.gguf"}
+
+
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name.startswith("tiny")])
+def test_a_tiny_preset_does_not_imitate_hard_with_all_weights_of_another_model(preset: str) -> None:
+    lr = PRESETS[preset].warm_start.optim.lr
+    for further in ((), ("--warm-start.perfect-steps", "10"), ("--warm_start.optim.warmup_steps", "3")):
+        with pytest.raises(UserError, match=f"all weights of smollm2 for .* at a learning rate of {lr}") as caught:
+            parse(["--preset", preset, "--model=smollm2", *further])
+    named = re.findall(r"--preset ([\w.-]+)", str(caught.value))
+    assert named[0] == preset
+    for other in named[1:]:  # each of the ways out that are named is one
+        assert parse(["--preset", other, "--model", "smollm2"])[0].model == "smollm2"
+    for way in (
+        "--warm-start.target none",
+        "--warm-start.target adapter",
+        "--warm-start.optim.lr 1e-4 --warm-start.perfect-steps 80",
+        f"--warm_start.optim.lr={lr}",
+        "--warm-start.perfect-steps 0 --warm-start.demonstrator-steps 0",
+    ):
+        assert parse(["--preset", preset, "--model", "smollm2", *way.split()])[0].preset == preset
+    assert parse(["--preset", preset, "--model", "tiny"])[0].warm_start.target == "all"
+    assert len(named) == 3
 
 
 def test_damaged_weights(mempo: Mempo, trained: Path, tmp_path: Path) -> None:
@@ -228,7 +260,7 @@ def test_damaged_weights(mempo: Mempo, trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained / "base", model)
     weights = model / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    assert mempo("train", "--model", model).complaint.startswith(f"{model}: cannot be loaded")
+    assert mempo("train", *GIVEN, "--model", model).complaint.startswith(f"{model}: cannot be loaded")
 
 
 # Run folders ----------------------------------------------------------------------------------------------------------
