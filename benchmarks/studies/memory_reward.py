@@ -3,6 +3,7 @@
     python benchmarks/studies/memory_reward.py --list                    the cells, and about how long each takes
     python benchmarks/studies/memory_reward.py --shard 1/2               a part of them; stop and start it as you like
     python benchmarks/studies/memory_reward.py --only 'hard-mempo-*'     some of them
+    python benchmarks/studies/memory_reward.py --only 'easy-short-0' --full --again    one whose algorithm changed
     python benchmarks/studies/memory_reward.py --table                   tables from what is there
     python benchmarks/studies/memory_reward.py --pack                    keep what is there in benchmarks/results/study
     python benchmarks/studies/memory_reward.py --document                write the tables and plots of docs/study*.md
@@ -24,23 +25,32 @@ import fnmatch
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as ``mempo`` has it: threads that wait do not spin
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from memory_study.arms import ARMS
 from memory_study.cells import SMOKE, STUDY, Cell, Scale, matrix, same_as_untuned, with_choice
-from memory_study.plan import minutes, shard
+from memory_study.plan import minutes, shard, warm_starts
 from memory_study.real import REAL, REAL_SMOKE, real_matrix, with_data
-from memory_study.store import RESULTS, pack, read_cell
+from memory_study.store import RESULTS, found_weights, pack, read_cell
+from memory_study.study import OTHERS
 from rich.console import Console
 
-from mempo_env.errors import UserError
+from mempo_env.errors import UserError, unknown_name
 
 Reader = Callable[[Cell], dict[str, Any] | None]
 """What a cell found; None where it is not there."""
+
+
+AGAIN = (
+    "run the chosen cells from their beginning even if they are there, but no warm start. Needed where the code of an "
+    "algorithm changed, one given as module:Class above all: cells know its name and settings, not its code. --pack "
+    "replaces no result that is kept: remove its file first"
+)
 
 
 def read_shard(text: str) -> tuple[int, int]:
@@ -67,7 +77,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of a cell")
     parser.add_argument("--smoke", action="store_true", help="everything small: minutes, and no result")
     parser.add_argument("--list", action="store_true", help="show the cells and run nothing")
+    parser.add_argument("--again", action="store_true", help=AGAIN)
     parser.add_argument("--table", action="store_true", help="show the tables and run nothing")
+    parser.add_argument("--against", default=OTHERS[0], metavar="ARM", help="--table: show differences from it, too")
     parser.add_argument("--stored", type=Path, default=RESULTS, help="folder of the results that are kept")
     parser.add_argument("--pack", action="store_true", help="keep the finished cells of --out there and run nothing")
     parser.add_argument("--document", action="store_true", help="write docs/study*.md from what is kept; run nothing")
@@ -85,6 +97,21 @@ def asked(arguments: argparse.Namespace) -> tuple[Scale, list[Cell]]:
 def all_of(arguments: argparse.Namespace) -> list[Cell]:
     """Every cell there can be, whichever are asked for: tables and what is kept leave none out."""
     return real_matrix() if arguments.real else matrix(full=True)
+
+
+def fitting(cells: Sequence[Cell], glob: str) -> list[Cell]:
+    """The cells whose name fits."""
+    return [cell for cell in cells if fnmatch.fnmatch(cell.name, glob)]
+
+
+def none_fits(arguments: argparse.Namespace, every: Sequence[Cell]) -> UserError:
+    """Why no cell is chosen, and what to do."""
+    start = f"no cell fits --only '{arguments.only}'"
+    if fitting(every, arguments.only):
+        return UserError(f"{start} in this shard; leave --shard out")
+    if further := fitting(all_of(arguments), arguments.only):
+        return UserError(f"{start} in the default matrix, but {further[0].name} of --full does: add --full")
+    return UserError(f"{start}; {'--list' if arguments.real else '--list --full'} shows all names")
 
 
 def dev_scores(read: Reader) -> dict[str, float]:
@@ -120,7 +147,13 @@ def run(
             console.print("    tuning chose the untuned settings", markup=False)
         else:
             try:
-                result = run_cell(ready, arguments.out, console, scale, arguments.threads, stored=arguments.stored)
+                again = arguments.again and cell.kind != "warm"
+                result = run_cell(
+                    *(ready, arguments.out, console, scale, arguments.threads),
+                    stored=arguments.stored,
+                    again=again,
+                    anew=again,
+                )
             except Exception:
                 console.print_exception()
                 failed.append(cell.name)
@@ -129,22 +162,31 @@ def run(
     return waiting, failed
 
 
-def show_list(cells: list[Cell], scale: Scale, read: Reader, console: Console) -> None:
-    """Prints the cells with their state."""
-    scores = dev_scores(read)
+def show_list(cells: list[Cell], arguments: argparse.Namespace, scale: Scale, read: Reader, console: Console) -> None:
+    """Prints the cells with their state, and how long those take that are not done, with the warm starts they need."""
+    scores, left = dev_scores(read), []
     for cell in cells:
         ready = settled(cell, scores)
         if ready is None:
             state = "waits for tuning"
         elif same_as_untuned(ready):
             state = "as untuned"
+        elif read(ready) is None:
+            state = ""
         else:
-            state = "done" if read(ready) is not None else ""
+            state = "again" if arguments.again and cell.kind != "warm" else "done"
+        if state not in ("as untuned", "done"):
+            left.append(cell)
         console.print(f"{cell.name:40} {minutes(cell, scale):5.1f} min  {state}", markup=False)
-    console.print(
-        f"{len(cells)} cells, about {sum(minutes(cell, scale) for cell in cells) / 60:.1f} hours of one core",
-        markup=False,
-    )
+    made = [warm for warm in warm_starts(left) if found_weights(arguments.out, warm, scale) is None]
+    warming = sum(minutes(warm, scale) for warm in made)
+    hours = (warming + sum(minutes(cell, scale) for cell in left if cell.kind != "warm")) / 60
+    text = f"{len(cells)} cells, about {hours:.1f} hours of one core for the {len(left)} that are not done"
+    if made:
+        where = arguments.out / "runs"
+        text += f", of it {warming:.0f} min for warm starts that must be made (again): {where} lacks the weights of "
+        text += f"{len(made)}"
+    console.print(text, markup=False)
 
 
 def default_kinds() -> dict[str, str]:
@@ -180,15 +222,21 @@ def keep(cells: list[Cell], arguments: argparse.Namespace, scale: Scale, read: R
     console.print(f"{len(written)} cells, {size:.1f} MB: {arguments.stored}", markup=False)
 
 
-def show_tables(cells: list[Cell], scale: Scale, read: Reader, console: Console) -> None:
-    """Prints all tables, as Markdown."""
+def show_tables(cells: list[Cell], scale: Scale, read: Reader, console: Console, against: str) -> None:
+    """Prints all tables, as Markdown; differences are from the arm ``against``, too."""
+    from memory_study.estimates import LEAST_SEEDS
     from memory_study.study import gather
     from memory_study.tables import sections, state
 
     scores = dev_scores(read)
     study = gather(cells, read, lambda cell: settled(cell, scores), scale)
-    for table in sections(study):
+    for table in sections(study, tuple(dict.fromkeys((*OTHERS, against)))):
         console.print(f"\n{table.title}\n\n{table.markdown()}", markup=False, highlight=False)
+        kind, _, regime = table.key.partition("-")
+        if kind == "differences" and any(int(row[1]) < LEAST_SEEDS for row in table.rows):
+            text = f"Fewer than {LEAST_SEEDS} seeds have no interval over seeds; the table '{regime}: F1 of each seed' "
+            text += "below has the interval of each seed over its test tasks."
+            console.print(f"\n{text}", markup=False, highlight=False)
     console.print("\n" + "\n".join(state(study, default_kinds())), markup=False, highlight=False)
 
 
@@ -202,17 +250,21 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.stored == RESULTS:
         arguments.stored = arguments.out / "stored" if arguments.smoke else RESULTS / ("smollm2" * arguments.real)
     part, parts = arguments.shard
-    cells = [cell for cell in shard(every, part, parts, scale) if fnmatch.fnmatch(cell.name, arguments.only)]
+    cells = fitting(shard(every, part, parts, scale), arguments.only)
 
     def read(cell: Cell) -> dict[str, Any] | None:
         return read_cell(arguments.out, cell, scale, arguments.stored)
 
     if not cells:
-        raise UserError(f"no cell fits --only '{arguments.only}' in this shard; see --list")
+        raise none_fits(arguments, every)
+    if arguments.against not in ARMS:
+        raise unknown_name("arm", arguments.against, ARMS)
+    if arguments.against not in OTHERS and not arguments.table:
+        raise UserError("--against says what the tables compare with; give --table, too")
     if arguments.list:
-        show_list(cells, scale, read, console)
+        show_list(cells, arguments, scale, read, console)
     elif arguments.table:
-        show_tables(all_of(arguments), scale, read, console)
+        show_tables(all_of(arguments), scale, read, console, arguments.against)
     elif arguments.pack:
         keep(all_of(arguments), arguments, scale, read, console)
     elif arguments.document:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import io
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ from memory_study.tables import (
     state,
     within_seeds,
 )
+from rich.console import Console
 
 from mempo_env.errors import UserError
 
@@ -79,7 +82,7 @@ def probe() -> dict[str, Any]:
     return {"memories": memories | {"group": [0, 0, 1, 1], "rollout": [0, 1] * 2, "reference": [-1.0, 1.0, -2.0, 2.0]}}
 
 
-def fake_study(seeds: tuple[int, ...] = (0, 1, 2)) -> Study:
+def fake_cells(seeds: tuple[int, ...] = (0, 1, 2)) -> Callable[[Cell], dict[str, Any] | None]:
     """Warm starts at 20, ceilings at 64 and 90, GRPO at 30 + seed, MemPO at 40, 41, 45, hard ones only at seed 0."""
     gains = {"grpo": (30.0, 31.0, 32.0), "mempo": (40.0, 41.0, 45.0)}
 
@@ -102,7 +105,12 @@ def fake_study(seeds: tuple[int, ...] = (0, 1, 2)) -> Study:
             return {"cell": {"lr": cell.lr, "weight": cell.weight}, "evaluations": {"after": evaluation(5.0)}}
         return None
 
-    return gather(matrix(full=True), read, lambda cell: cell if cell.kind != "tuned" else None)
+    return read
+
+
+def fake_study(seeds: tuple[int, ...] = (0, 1, 2)) -> Study:
+    """What these cells make."""
+    return gather(matrix(full=True), fake_cells(seeds), lambda cell: cell if cell.kind != "tuned" else None)
 
 
 def row(table: Any, label: str) -> tuple[str, ...]:
@@ -259,6 +267,38 @@ def test_with_two_seeds_no_interval_over_seeds_is_shown() -> None:
     study = fake_study((0, 1))
     assert row(differences(study, "easy"), "mempo - grpo")[1:3] == ("2", "+10.0")
     assert row(distances(study), "easy, mempo")[6:] == ("too few seeds", "too few seeds")
+
+
+def test_arms_are_compared_with_others_that_are_asked_for() -> None:
+    study, others = fake_study(), ("grpo", "mempo")
+    found = differences(study, "easy", others)
+    # GRPO less MemPO: -10, -10, -13; the default rows are there as well, and none of an arm with itself
+    assert row(found, "grpo - mempo")[:3] == ("grpo - mempo", "3", "-11.0 (-15.3 to -6.7)")
+    assert row(found, "mempo - grpo") == row(differences(study, "easy"), "mempo - grpo")
+    assert not [cells for cells in found.rows if cells[0] in ("grpo - grpo", "mempo - mempo")]
+    assert row(within_seeds(study, "easy", others), "grpo - mempo, seed 2")[1] == "-13.0 (-13.0 to -13.0)"
+    assert row(training_differences(study, "easy", others), "grpo - mempo")[1] == "3"
+    shown = {table.key: table for table in sections(study, others)}
+    for key, label in (
+        ("differences", "grpo - mempo"),
+        ("training", "grpo - mempo"),
+        ("seeds", "grpo - mempo, seed 0"),
+    ):
+        assert row(shown[f"{key}-easy"], label)
+        plain = next(table for table in sections(study) if table.key == f"{key}-easy")
+        assert label not in [cells[0] for cells in plain.rows]
+
+
+@pytest.mark.parametrize("seeds", [(0, 1), (0, 1, 2)])
+def test_without_intervals_over_seeds_those_over_tasks_are_pointed_at(seeds: tuple[int, ...]) -> None:
+    script, out = importlib.import_module("memory_reward"), io.StringIO()
+    console = Console(file=out, width=200, soft_wrap=True)
+    script.show_tables(matrix(full=True), STUDY, fake_cells(seeds), console, "mempo")
+    shown = out.getvalue()
+    pointer = "Fewer than 3 seeds have no interval over seeds; the table 'easy: F1 of each seed' below has"
+    assert (pointer in shown) == (len(seeds) < 3)
+    assert "\neasy: F1 of each seed, %" in shown  # there is one that begins so
+    assert "| grpo - mempo, seed 1 | -10.0 (-10.0 to -10.0) |" in shown
 
 
 def test_what_is_missing_diverged_or_remade_is_named() -> None:

@@ -6,6 +6,7 @@ import gzip
 import importlib
 import json
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,11 +19,13 @@ from mempo_env.errors import UserError
 
 Mempo = Callable[..., Any]
 ROOT = Path(__file__).resolve().parents[2]
+reproduce.load_study((ROOT,))  # from now on the study's modules can be imported
+WARM = importlib.import_module("memory_study.cells").Cell("warm", 0)
 
 
 def keep(folder: Path, name: str, **content: Any) -> None:
     """A kept result with this content."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True, parents=True)
     (folder / f"{name}.json.gz").write_bytes(gzip.compress(json.dumps(content).encode()))
 
 
@@ -30,7 +33,53 @@ def test_it_lists_what_is_kept(mempo: Mempo, tmp_path: Path) -> None:
     assert mempo("reproduce", "--stored", tmp_path / "none").out == f"no results are kept in {tmp_path / 'none'}\n"
     for name in ("warm-0", "hard-mempo-0"):
         keep(tmp_path / "kept", name)
-    assert mempo("reproduce", "--stored", tmp_path / "kept").out == "hard-mempo-0\nwarm-0\n"
+    call = ("reproduce", "--stored", tmp_path / "kept", "--out", tmp_path / "out")
+    lines = mempo(*call).out.splitlines()
+    assert lines[:2] == [
+        f"{'hard-mempo-0':32} 8 min, and 14 min for warm-0, which is made again",
+        f"{'warm-0':32} 14 min",
+    ]
+    assert lines[2].startswith("About so many minutes of one core")
+    keep(tmp_path / "kept" / "smollm2", "hotpotqa-grpo-0")
+    keep(tmp_path / "kept", "of-another-study-0")  # what the matrix does not know is listed, too
+    lines = mempo(*call).out.splitlines()
+    assert lines[1] == "of-another-study-0"
+    assert lines[2] == f"{'smollm2/hotpotqa-grpo-0':32} 60 min, and 60 min for warm-0, which is made again"
+    # Weights that an earlier rerun made are not made again.
+    content = {"fingerprint": importlib.import_module("memory_study.cells").fingerprint(WARM)}
+    (tmp_path / "out" / "runs" / "warm-0" / "base").mkdir(parents=True)
+    assert mempo(*call).out.splitlines() == lines
+    (tmp_path / "out" / "cells").mkdir()
+    (tmp_path / "out" / "cells" / "warm-0.json").write_text(json.dumps(content))
+    assert mempo(*call).out.splitlines()[0] == f"{'hard-mempo-0':32} 8 min"
+
+
+def test_help_says_what_a_rerun_costs(mempo: Mempo) -> None:
+    words = " ".join(mempo("reproduce", "--help").out.split())
+    cells = importlib.import_module("memory_study.cells").matrix(full=True)
+    minutes = importlib.import_module("memory_study.plan").minutes
+    some = [minutes(cell) for cell in cells if cell.kind != "warm"]
+    assert f"about {min(some):.0f} to {max(some):.0f} minutes" in words
+    assert f"since weights are not kept, {minutes(WARM):.0f} minutes; on a language model an hour each" in words
+    real = importlib.import_module("memory_study.real")
+    assert {minutes(cell, real.REAL) for cell in real.real_matrix()} == {60.0}
+
+
+def test_a_cell_that_is_known_but_not_kept_is_told_how_to_run(mempo: Mempo, tmp_path: Path) -> None:
+    keep(tmp_path, "warm-0")
+    script = importlib.import_module("memory_reward")
+    for name in ("easy-mempo-1", "easy-short-0", "warm-history-3", "sparse-grpo-2", "smollm2/hotpotqa-mempo-0"):
+        complaint = mempo("reproduce", name, "--stored", tmp_path).complaint
+        assert f"the cell {name} is one of the study's, but no result of it is kept" in complaint
+        # The command that is named chooses this cell and no other.
+        command = shlex.split(complaint.partition("to run it: python ")[2].partition(";")[0])
+        arguments = script.parse(command[1:])
+        _, every = script.asked(arguments)
+        assert [cell.name for cell in script.fitting(every, arguments.only)] == [name.rpartition("/")[2]]
+        assert (ROOT / command[0]).is_file()
+    complaint = mempo("reproduce", "hard-mempo-tuned-0", "--stored", tmp_path).complaint
+    assert complaint.endswith("; before it its tuning: --only 'hard-mempo-tune-*'")
+    assert "unknown cell 'easy-mempo-9'" in mempo("reproduce", "easy-mempo-9", "--stored", tmp_path).complaint
 
 
 def test_it_refuses_what_it_cannot_run(mempo: Mempo, tmp_path: Path) -> None:
@@ -47,7 +96,7 @@ def test_it_refuses_what_it_cannot_run(mempo: Mempo, tmp_path: Path) -> None:
     }
     keep(kept, "hard-mempo-0", cell=cell, fingerprint="of another version")
     out = tmp_path / "out"
-    assert "did you mean 'hard-mempo-0'?" in mempo("reproduce", "hard-mempo-1", "--stored", kept).complaint
+    assert "did you mean 'hard-mempo-0'?" in mempo("reproduce", "hard-memp-0", "--stored", kept).complaint
     complaint = mempo("reproduce", "hard-mempo-0", "--stored", kept, "--out", out).complaint
     assert "made with other settings" in complaint
     assert "check out the commit" in complaint

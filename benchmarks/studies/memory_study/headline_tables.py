@@ -10,7 +10,7 @@ from typing import Any
 
 from .estimates import Estimate, over_seeds
 from .measures import at, f1_at, mean, pooled_share
-from .study import TUNED, Study, context_of
+from .study import OTHERS, TUNED, Study, context_of
 from .tables import Evaluations, Table, difference, in_range
 
 CONTROL = "shuffled"
@@ -52,11 +52,12 @@ def overview(study: Study) -> Table:
     return Table("overview", title, header, rows)
 
 
-def training_differences(study: Study, regime: str) -> Table:
-    """F1 of the sampled training episodes less that of other arms, which saw the same tasks."""
+def training_differences(study: Study, regime: str, others: Sequence[str] = OTHERS) -> Table:
+    """F1 of the sampled training episodes less that of some others and of the control, which saw the same tasks."""
     rows = []
     for label in study.arms.get(regime, {}):
-        for other in ("grpo", CONTROL) if label.removesuffix(TUNED) != "grpo" else ():
+        known = [CONTROL] * (label.removesuffix(TUNED) != "grpo")
+        for other in dict.fromkeys((*others, *known)):
             whole, half = (_sampled(study, regime, label, other, part) for part in (_all, _last_half))
             if whole.n:
                 name = other + TUNED * label.endswith(TUNED)

@@ -30,6 +30,11 @@ def minutes(cell: Cell, scale: Scale = STUDY) -> float:
     return steps[cell.regime] * STEP_SECONDS[cell.regime] / 60 + evaluation
 
 
+def warm_starts(cells: Sequence[Cell]) -> list[Cell]:
+    """The warm starts that cells begin from, or are, each once."""
+    return list(dict.fromkeys(cell.warm for cell in cells))
+
+
 def shard(cells: Sequence[Cell], part: int, parts: int, scale: Scale = STUDY) -> list[Cell]:
     """The cells of one shard: a stretch of the list, all about equally long, so that few warm starts are shared.
 

@@ -56,7 +56,7 @@ from .compare import unequal_parts
 from .estimates import over_tasks
 from .measures import paired
 from .probe import probe
-from .store import read_cell, read_json, write_json
+from .store import found_weights, read_cell, remade_note, write_json
 
 KEPT_METRICS = (
     *("rollout/return", "rollout/f1", "rollout/em", "rollout/success", "rollout/turns", "rollout/tool_calls"),
@@ -80,6 +80,7 @@ def run_cell(
     *,
     stored: Path | None = None,
     again: bool = False,
+    anew: bool = False,
 ) -> dict[str, Any]:
     """Runs a cell, unless it is there, and before it the warm start that it needs.
 
@@ -91,6 +92,7 @@ def run_cell(
         threads: CPU threads.
         stored: Folder of kept results: a cell that is there counts as done.
         again: The cell itself is run even if it is kept; its warm start is not, beyond the weights.
+        anew: The cell itself is run from its beginning even if it is in ``out``, too; nothing that is there is used.
 
     Returns:
         What its JSON file holds.
@@ -98,7 +100,10 @@ def run_cell(
     if cell.kind != "warm":
         run_cell(cell.warm, out, console, scale, threads, stored=stored)
     with _locked(out / "locks" / cell.name):
-        if (found := read_cell(out, cell, scale, None if again else stored)) is not None:
+        if anew:
+            (out / "cells" / f"{cell.name}.json").unlink(missing_ok=True)
+            shutil.rmtree(out / "runs" / cell.name, ignore_errors=True)
+        elif (found := read_cell(out, cell, scale, None if again else stored)) is not None:
             return found
         begun = {} if cell.kind == "warm" else {"warm_start": _weights(cell.warm, out, console, scale, threads, stored)}
         torch.set_num_threads(threads)
@@ -128,20 +133,14 @@ def _weights(
         ``remade``: whether they were; then also ``equal``: whether their evaluation is the kept one to the last digit,
         and ``f1``: mean difference from it in points, and its interval over the same tasks.
     """
-    note = out / "remade" / f"{warm.name}.json"
     with _locked(out / "locks" / warm.name):
-        config = run_config(warm, out, scale, threads)
-        base = (Path(config.out) / "base").exists()
-        if base and read_cell(out, warm, scale) is not None:
-            return {"remade": False}
+        if (known := found_weights(out, warm, scale)) is not None:
+            return known
         kept = read_cell(out, warm, scale, stored)
         assert kept is not None
-        done: dict[str, Any] | None = read_json(note)
-        if base and done is not None and done["fingerprint"] == fingerprint(warm, scale):
-            return dict(done["warm_start"])
         console.print(f"    {warm.name} is kept without weights: they are made again", markup=False)
         torch.set_num_threads(threads)
-        run, policy, _ = _imitated(config, warm, console, ceiling=False)
+        run, policy, _ = _imitated(run_config(warm, out, scale, threads), warm, console, ceiling=False)
         new, old = _evaluation(run, "before", _episodes(run, "before"), policy), kept["evaluations"]["before"]
         moved = over_tasks([value for goals in new for value in paired(new, old, int(goals))])
         found = {
@@ -151,7 +150,7 @@ def _weights(
         }
         if not found["equal"]:
             console.print(f"    it is not equal to the kept one: F1 {moved.text(2, sign=True)} points", markup=False)
-        write_json(note, {"fingerprint": fingerprint(warm, scale), "warm_start": found})
+        write_json(remade_note(out, warm), {"fingerprint": fingerprint(warm, scale), "warm_start": found})
         return found
 
 

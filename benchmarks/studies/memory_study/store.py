@@ -74,6 +74,30 @@ def read_cell(out: Path, cell: Cell, scale: Scale = STUDY, stored: Path | None =
     return None
 
 
+def found_weights(out: Path, warm: Cell, scale: Scale = STUDY) -> dict[str, Any] | None:
+    """What is known of a warm start's weights in a study's folder; results that are kept come without weights.
+
+    Args:
+        out: Folder of the study.
+        warm: The warm start.
+        scale: How much.
+
+    Returns:
+        ``remade``: whether they were made again, and how that came out; None where they must be made (again).
+    """
+    if not (out / "runs" / warm.name / "base").exists():
+        return None
+    if read_cell(out, warm, scale) is not None:
+        return {"remade": False}
+    note: dict[str, Any] | None = read_json(remade_note(out, warm))
+    return dict(note["warm_start"]) if note is not None and note["fingerprint"] == fingerprint(warm, scale) else None
+
+
+def remade_note(out: Path, warm: Cell) -> Path:
+    """Where it is said how a warm start that was made again came out."""
+    return out / "remade" / f"{warm.name}.json"
+
+
 def pack(cells: Iterable[Cell], out: Path, stored: Path, scale: Scale = STUDY) -> list[Path]:
     """Stores the cells that are done; what is stored already with the same settings stays.
 

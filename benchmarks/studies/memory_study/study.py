@@ -16,6 +16,8 @@ Result = Mapping[str, Any]
 """What the JSON file of a cell holds."""
 
 TUNED = " (tuned)"
+OTHERS = ("grpo",)
+"""Arms that every arm is compared with, where no others are asked for."""
 
 
 @dataclass(frozen=True)

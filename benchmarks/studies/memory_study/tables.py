@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from .estimates import Estimate, over_seeds, over_tasks
 from .measures import at, at_right_number, f1_at, gap_closed, mean, paired, pooled_share, quality
-from .study import TUNED, Study
+from .study import OTHERS, TUNED, Study
 
 PAPER_GOALS = 10
 """The number of goals that the paper's claims are about."""
@@ -99,19 +100,23 @@ def difference(ours: Evaluations, theirs: Evaluations, *goals: int) -> Estimate:
     return over_seeds([mean([mean(paired(ours[seed], theirs[seed], n)) for n in goals]) for seed in both])
 
 
-def differences(study: Study, regime: str) -> Table:
-    """Every arm less its warm start and less GRPO, and MemPO less its control."""
+def differences(study: Study, regime: str, others: Sequence[str] = OTHERS) -> Table:
+    """Every arm less its warm start and less some others, and MemPO less its control.
+
+    Args:
+        study: What there is.
+        regime: Which regime.
+        others: Names of the arms that every arm is compared with; a tuned one with the tuned ones.
+    """
     goals, trained, rows = study.scale.test_goals, in_range(study, regime), []
     arms = study.arms.get(regime, {})
     for label in arms:
         ours = study.after(regime, label)
-        others = {"warm start": study.start(label)}
-        partner = "grpo" + (TUNED if label.endswith(TUNED) else "")
-        if label != partner and partner in arms:
-            others[partner] = study.after(regime, partner)
-        if label == "mempo" and "shuffled" in arms:
-            others["shuffled"] = study.after(regime, "shuffled")
-        for name, theirs in others.items():
+        against = {"warm start": study.start(label)}
+        partners = [other + TUNED * label.endswith(TUNED) for other in others]
+        partners += ["shuffled"] * (label == "mempo")
+        against |= {name: study.after(regime, name) for name in partners if name != label and name in arms}
+        for name, theirs in against.items():
             both = sum(seed in theirs for seed in ours)
             if both:
                 cells = [difference(ours, theirs, *trained).text(sign=True)]
@@ -121,19 +126,21 @@ def differences(study: Study, regime: str) -> Table:
     return Table(f"differences-{regime}", title, ("difference", "seeds", _trained(trained), *_goals(goals)), rows)
 
 
-def within_seeds(study: Study, regime: str) -> Table:
-    """F1 of each arm and seed, and the default arms' differences from GRPO, with bootstrap intervals over tasks."""
+def within_seeds(study: Study, regime: str, others: Sequence[str] = OTHERS) -> Table:
+    """F1 of each arm and seed, and its differences from some others, with bootstrap intervals over tasks."""
     goals, rows = study.scale.test_goals, []
     arms = study.arms.get(regime, {})
     for seed in study.seeds:
         for label in arms:
-            ours, theirs = study.after(regime, label).get(seed), study.after(regime, "grpo").get(seed)
+            ours = study.after(regime, label).get(seed)
             if ours is None:
                 continue
             rows.append((f"{label}, seed {seed}", *(over_tasks(_column(ours, n)).text() for n in goals)))
-            if theirs is not None and label != "grpo":
-                cells = (over_tasks(paired(ours, theirs, n)).text(sign=True) for n in goals)
-                rows.append((f"{label} - grpo, seed {seed}", *cells))
+            for other in others:
+                theirs = study.after(regime, other).get(seed)
+                if theirs is not None and label != other:
+                    cells = (over_tasks(paired(ours, theirs, n)).text(sign=True) for n in goals)
+                    rows.append((f"{label} - {other}, seed {seed}", *cells))
     title = f"{regime}: F1 of each seed, %, and differences in points (95 % bootstrap interval over its test tasks)"
     return Table(f"seeds-{regime}", title, ("arm", *_goals(goals)), rows)
 
@@ -206,20 +213,21 @@ def real_sections(study: Study) -> list[Table]:
     return [table for table in found if table.rows]
 
 
-def sections(study: Study) -> list[Table]:
-    """All tables that have a row, in the order in which they are read."""
+def sections(study: Study, others: Sequence[str] = OTHERS) -> list[Table]:
+    """All tables that have a row, in the order in which they are read; differences are from ``others``, too."""
     from .cause_tables import causes, causes_by_goals, readings, signal
     from .claim_tables import distances, token_distances
     from .headline_tables import overview, training_differences
     from .more_tables import collapse, costs_of, curves, estimator_table, tokens, tuning
 
-    each: Sequence[Callable[[Study, str], Table]] = (scores, differences, training_differences, memories, readings)
+    less, training = partial(differences, others=others), partial(training_differences, others=others)
+    each: Sequence[Callable[[Study, str], Table]] = (scores, less, training, memories, readings)
     more: Sequence[Callable[[Study, str], Table]] = (causes, gaps, right_number, signal, tokens, estimator_table)
     found = [overview(study), distances(study), token_distances(study)]
     for regime in (one.name for one in study.regimes):
         found += [make(study, regime) for make in (*each, *more, collapse, curves, costs_of)]
         found += [memories(study, regime, pooled=True), causes(study, regime, pooled=True)]
-        found += [scores(study, regime, "em"), causes_by_goals(study, regime), within_seeds(study, regime)]
+        found += [scores(study, regime, "em"), causes_by_goals(study, regime), within_seeds(study, regime, others)]
     return [table for table in [*found, tuning(study)] if table.rows]
 
 
