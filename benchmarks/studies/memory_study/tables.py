@@ -137,10 +137,11 @@ def within_seeds(study: Study, regime: str, others: Sequence[str] = OTHERS) -> T
                 continue
             rows.append((f"{label}, seed {seed}", *(over_tasks(_column(ours, n)).text() for n in goals)))
             for other in others:
-                theirs = study.after(regime, other).get(seed)
-                if theirs is not None and label != other:
+                partner = other + TUNED * label.endswith(TUNED)
+                theirs = study.after(regime, partner).get(seed)
+                if theirs is not None and label != partner:
                     cells = (over_tasks(paired(ours, theirs, n)).text(sign=True) for n in goals)
-                    rows.append((f"{label} - {other}, seed {seed}", *cells))
+                    rows.append((f"{label} - {partner}, seed {seed}", *cells))
     title = f"{regime}: F1 of each seed, %, and differences in points (95 % bootstrap interval over its test tasks)"
     return Table(f"seeds-{regime}", title, ("arm", *_goals(goals)), rows)
 
