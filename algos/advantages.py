@@ -74,7 +74,7 @@ def leave_one_out_mean(values: Tensor, owner: Tensor, kind: Tensor | None = None
 
 
 def centred_memory_advantages(reward: Tensor, baseline: Tensor, has_baseline: Tensor) -> Tensor:
-    """Memory advantage of the ``brief`` form, A^M = Q(m) - b, not normalised.
+    """Memory advantage A^M = Q(m) - b, not normalised (``mempo``).
 
     Args:
         reward: (M,) memory qualities Q(m).
@@ -90,7 +90,7 @@ def centred_memory_advantages(reward: Tensor, baseline: Tensor, has_baseline: Te
 def standardised_memory_advantages(
     reward: Tensor, turn: Tensor, normalisation: Normalisation, eps: float = EPS
 ) -> Tensor:
-    """Memory advantage of the ``paper`` form, A^M = (R^M - mean R^M) / std R^M.
+    """Memory advantage A^M = (R^M - mean R^M) / std R^M (``mempo-paper``; arXiv 2603.00680).
 
     Args:
         reward: (M,) memory rewards R^M of a group, one per (rollout, turn).
@@ -111,10 +111,10 @@ def standardised_memory_advantages(
 
 
 def guard_failed_group(centred: Tensor) -> Tensor:
-    """Memory advantage where every episode of a group failed: Q - b, not divided by a std, only where Q is above b.
+    """Memory advantage where no episode of a group had an outcome above 0: Q - b, not normalised, where Q is above b.
 
-    A^T is 0 there, so that A^M alone would act; a z-scored one then drove success to 0 in trials (also Dark Room,
-    arXiv 2607.21273).
+    A^T is 0 there unless format penalties or step rewards differ, so that A^M would act all but alone; a z-scored one
+    then drove success to 0 in trials (also Dark Room, arXiv 2607.21273).
 
     Args:
         centred: (M,) Q - b.

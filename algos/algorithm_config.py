@@ -104,13 +104,13 @@ class GRPOConfig:
 
 @dataclass(frozen=True)
 class MemPOConfig(GRPOConfig):
-    """Settings of MemPO; the defaults are the ``brief`` form.
+    """Settings of MemPO; the defaults are this project's form: Q less a mean over other episodes, not normalised.
 
     Attributes:
         weight: w of A^M (1: the paper).
-        baseline: b. ``reference``: mean Q over the memories of the group's other episodes (the brief, by default).
+        baseline: b. ``reference``: mean Q over the memories of the group's other episodes (the default).
             ``frozen_reference``: mean Q over the memories of ``reference_episodes`` episodes that the frozen reference
-            policy plays of the same task (the brief's other choice); it costs these episodes.
+            policy plays of the same task; it costs these episodes. Both follow an article on the paper.
             ``history``: P(answer | all that was seen before the turn), the paper's; quadratic in turns, and it means
             something only for a policy that was warm-started on history contexts too.
             ``old_memory``: Q(m_{t-1}), the memory this one replaced; as potential shaping it leaves the optimal policy
@@ -122,8 +122,9 @@ class MemPOConfig(GRPOConfig):
         normalisation: ``none``, or over which set mean and std run: ``pooled`` (all memories of the group) or
             ``per_turn``; the sources leave this open.
         credit: Which episodes' memories earn A^M: ``all``, ``successes`` (outcome above 0; InfoMem, arXiv 2606.03329),
-            or ``guarded`` (all, but bounded below by 0 and not normalised in groups where every episode failed).
-        reference_episodes: K of ``frozen_reference`` (4: the brief).
+            or ``guarded`` (ours, the default of both forms: all, but bounded below by 0 and not normalised in groups
+            where no episode had an outcome above 0).
+        reference_episodes: K of ``frozen_reference`` (4: an article on the paper).
     """
 
     weight: float = 1.0
@@ -148,7 +149,10 @@ class MemPOConfig(GRPOConfig):
 
 @dataclass(frozen=True)
 class MemPOPaperConfig(MemPOConfig):
-    """The ``paper`` form: b is the answer's probability given the full history, z-scored over the group's memories."""
+    """The paper's equation (arXiv 2603.00680): b from the full history, z-scored over the group's memories.
+
+    With a guard, which is ours and not the paper's; ``credit="all"`` switches it off.
+    """
 
     baseline: Baseline = "history"
     normalisation: Normalisation = "pooled"

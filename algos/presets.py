@@ -99,25 +99,26 @@ SMOLLM2 = RunConfig(
         group_size=8,
         micro_batch_tokens=2048,  # 4096 took 18 GB
         save_every=1,
-        optim=OptimConfig(lr=5e-5),  # lr: the brief
+        optim=OptimConfig(lr=5e-5),  # lr: the article on the paper
     ),
     eval=EvalConfig(goals=(2,), episodes=16, batch=16),
 )
 
-# `qwen2.5-7b`: the brief's settings. Meant for one large GPU with the embedded sampler, slowly; not run yet.
+# `qwen2.5-7b`: the settings of an article on the paper ("article" below), as the budget `brief` has them. Meant for one
+# large GPU with the embedded sampler, slowly; not run yet.
 QWEN = RunConfig(
     preset="qwen2.5-7b",
-    model="Qwen/Qwen2.5-7B",  # brief and paper
+    model="Qwen/Qwen2.5-7B",  # article and paper
     dtype="bfloat16",
     dataset="qa",
     data=("../shared/data/hotpotqa", "../shared/data/nq"),  # paper: HotpotQA and NQ at 2 goals
     goals=(2,),  # paper
-    budget="brief",  # brief: at most 5 tool calls, memory of at most 256 tokens
-    steps=30_000,  # brief
+    budget="brief",  # article: at most 5 tool calls, memory of at most 256 tokens
+    steps=30_000,  # article
     max_prompt_tokens=8192,
     # outcome: both sources; composition: paper; topk: Search-R1
     env_args=EnvSettings(outcome="binary", composition="mempo", topk=3, max_passage_tokens=160),
-    lora=LoraSettings(rank=16, alpha=32),  # the brief names LoRA, not its rank
+    lora=LoraSettings(rank=16, alpha=32),  # the article names LoRA, not its rank
     sampling=SamplingConfig(max_new_tokens=1024, batch_size=64),
     warm_start=WarmStartConfig(  # paper: about 10 k correct expert trajectories, one round
         target="adapter",
@@ -135,12 +136,12 @@ QWEN = RunConfig(
         # checkpointing not even the longest row, 8,192 tokens and 1,024 more, would fit.
         micro_batch_tokens=16_384,
         gradient_checkpointing=True,
-        optim=OptimConfig(lr=5e-5),  # brief (the paper's 1e-6 is for full fine-tuning)
+        optim=OptimConfig(lr=5e-5),  # article (the paper's 1e-6 is for full fine-tuning)
     ),
     eval=EvalConfig(),
 )
 
-# `qwen2.5-7b-paper`: the paper's form where it differs from the brief's.
+# `qwen2.5-7b-paper`: the paper's settings where they differ from the article's.
 QWEN_PAPER = replace(
     QWEN,
     preset="qwen2.5-7b-paper",

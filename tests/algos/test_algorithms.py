@@ -270,7 +270,7 @@ def test_trajectory_advantage_by_hand(hand_group: Group, fake_scorer: Any) -> No
         assert value.tolist() == close([expected[i]] * 4)
 
 
-def test_brief_form_by_hand(hand_group: Group, fake_scorer: Any) -> None:
+def test_default_form_by_hand(hand_group: Group, fake_scorer: Any) -> None:
     """b is the mean over the memories of the other episodes: (.8+.1+.3)/3, (.2+.4+.1+.3)/4, (.2+.4+.8)/3."""
     expected = [0.2 - 0.4, 0.4 - 0.4, 0.8 - 0.25, 0.1 - 1.4 / 3, 0.3 - 1.4 / 3]
     assert memory_credit(MemPO(), hand_group, fake_scorer(QUALITY)) == close(expected)
