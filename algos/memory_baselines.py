@@ -6,17 +6,21 @@ valid episodes or two memories has nothing to compare and is left out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from mempo_env.errors import UserError
 from mempo_env.records import Episode, Group
 
 from .advantages import leave_one_out_mean
 from .algorithm_config import MemPOConfig
 from .base import MemoryScorer
+
+_MEANS_OF_OTHERS = ("reference", "same_turn", "leave_one_out")
+"""Baselines that need nothing but the Q of the group's memories."""
 
 
 @dataclass(frozen=True)
@@ -56,11 +60,20 @@ class GroupMemories:
 
 @dataclass(frozen=True)
 class MemoryScores:
-    """Of each memory of a group, float64 (M,): Q(m), b, and whether there is a b."""
+    """Of each memory of a group (M,): Q(m) and b as float64, and whether there is a b as bool.
+
+    Raises:
+        ValueError: The three are not equally long.
+    """
 
     quality: Tensor
     baseline: Tensor
     has_baseline: Tensor
+
+    def __post_init__(self) -> None:
+        shapes = [tuple(part.shape) for part in (self.quality, self.baseline, self.has_baseline)]
+        if shapes != [(self.quality.numel(),)] * 3:  # one b for all would be spread over the memories unnoticed
+            raise ValueError(f"quality, baseline and has_baseline have the shapes {shapes}; give each memory its own")
 
 
 def comparable_memories(groups: Sequence[Group]) -> list[GroupMemories]:
@@ -79,26 +92,51 @@ def score_memories(memories: Sequence[GroupMemories], config: MemPOConfig, score
 
     All goes to the scorer in as few calls as there are kinds of question; it computes equal questions once, and most
     old memories are the new ones of the turn before.
+
+    Raises:
+        UserError: Nothing here says what ``config.baseline`` is.
     """
-    items = [item for group in memories for item in group.items]
+    baseline = config.baseline
+    if baseline == "old_memory":
+        return compare_with_texts(memories, scorer, lambda episode, t: str(episode.turns[t].observation["memory"]))
+    if baseline == "empty_memory":
+        return compare_with_texts(memories, scorer, lambda _, __: "")
+    if baseline not in (*_MEANS_OF_OTHERS, "frozen_reference", "history"):
+        raise UserError(
+            f"baseline='{baseline}' has no case in score_memories (algos/memory_baselines.py): write one there, or "
+            "override memory_scores in the subclass of MemPO whose config has this name"
+        )
     sizes = [len(group.where) for group in memories]
-    asked = [(episode, episode.turns[t].memory) for episode, t in items]
-    if config.baseline == "old_memory":
-        asked += [(episode, episode.turns[t].observation["memory"]) for episode, t in items]
-    elif config.baseline == "empty_memory":
-        asked += [(episode, "") for episode, _ in items]
-    answered = scorer.memory_quality(asked)  # (M,) or (2 M,): the memories, then what they are compared with
-    quality = torch.split(answered[: len(items)], sizes)
-    if config.baseline in ("reference", "leave_one_out", "same_turn"):
-        return [MemoryScores(q, *mean_of_others(q, group, config)) for q, group in zip(quality, memories, strict=True)]
-    if config.baseline == "frozen_reference":
+    items = [item for group in memories for item in group.items]
+    quality = torch.split(scorer.memory_quality([(e, e.turns[t].memory) for e, t in items]), sizes)  # each (M,)
+    if baseline == "frozen_reference":
         played = scorer.reference_quality([group.group for group in memories], config.reference_episodes)
         return [MemoryScores(q, *_mean_of_reference(q, r)) for q, r in zip(quality, played, strict=True)]
-    own = scorer.history_quality(items) if config.baseline == "history" else answered[len(items) :]  # (M,)
-    return [
-        MemoryScores(q, b, torch.ones_like(b, dtype=torch.bool))
-        for q, b in zip(quality, torch.split(own, sizes), strict=True)
-    ]
+    if baseline == "history":
+        seen = torch.split(scorer.history_quality(items), sizes)  # each (M,)
+        return [MemoryScores(q, b, torch.ones_like(b, dtype=torch.bool)) for q, b in zip(quality, seen, strict=True)]
+    return [MemoryScores(q, *mean_of_others(q, group, config)) for q, group in zip(quality, memories, strict=True)]
+
+
+def compare_with_texts(
+    memories: Sequence[GroupMemories], scorer: MemoryScorer, text: Callable[[Episode, int], str]
+) -> list[MemoryScores]:
+    """Compares every memory with another text that could have stood in its place: b is that text's Q.
+
+    Args:
+        memories: Those of a batch.
+        scorer: Asked once, for the memories and the texts together.
+        text: From the episode and turn of a memory to what it is compared with.
+
+    Returns:
+        Q(m) and b of each group's memories; every memory has a b.
+    """
+    items = [item for group in memories for item in group.items]
+    asked = [(episode, episode.turns[t].memory) for episode, t in items]
+    answered = scorer.memory_quality(asked + [(episode, text(episode, t)) for episode, t in items])  # (2 M,)
+    sizes = [len(group.where) for group in memories]
+    quality, other = torch.split(answered[: len(items)], sizes), torch.split(answered[len(items) :], sizes)  # each (M,)
+    return [MemoryScores(q, b, torch.ones_like(b, dtype=torch.bool)) for q, b in zip(quality, other, strict=True)]
 
 
 def mean_of_others(quality: Tensor, group: GroupMemories, config: MemPOConfig) -> tuple[Tensor, Tensor]:

@@ -2,14 +2,19 @@
 
     Q(m)  = exp( (1/L) sum_l log pi(a_l | task, m, a_<l) )            quality of memory m for the gold answer a
     R^M_t = Q(m_t) - b_t                                              b_t by ``baseline`` (see ``memory_baselines``)
-    A^M_t = w R^M_t                                                   normalisation ``none``, the brief's form
-    A^M_t = w (R^M_t - mean R^M) / (std R^M + eps)                    ``pooled | per_turn``, the paper's form
+    A^M_t = w R^M_t                                                   normalisation ``none``
+    A^M_t = w (R^M_t - mean R^M) / (std R^M + eps)                    normalisation ``pooled`` or ``per_turn``
     A     = A^T + A^M on tokens of the memory segment of turn t,  A = A^T on all others
 
 The loss is GRPO's. Each (rollout, turn) that committed a memory counts once in b, mean and std. A group with fewer than
 two valid episodes or two memories has nothing to compare: A^M = 0.
 
-Where every episode of a group failed A^T is 0 and A^M alone would act: ``credit="guarded"`` then takes max(Q - b, 0).
+Two forms have names. ``mempo`` is this project's default: Q less the mean over the memories of the group's other
+episodes, not normalised. ``mempo-paper`` is the paper's equation: b from the full history, ``pooled``.
+
+Both have a guard, which is ours; ``credit="all"`` switches it off. In a group in which no episode has an outcome above
+0, A^M is w max(Q - b, 0), not normalised. There A^T tells nothing of success: it is 0 where the returns are equal, and
+else it compares format penalties and step rewards, which the guard does not look at.
 
 Invariant: with ``weight=0`` every advantage equals GRPO's to the bit.
 """
@@ -46,7 +51,7 @@ class MemPO(GroupRelative[MemPOConfig]):
         if self.config.weight == 0:
             return trajectory
         memories = comparable_memories(groups)
-        scores = score_memories(memories, self.config, scorer) if memories else []
+        scores = self.memory_scores(memories, scorer) if memories else []
         credit = [self.memory_advantages(m, s) for m, s in zip(memories, scores, strict=True)]  # each (M,)
         tokens = dict(trajectory.tokens)
         for m, advantage in zip(memories, credit, strict=True):
@@ -55,6 +60,24 @@ class MemPO(GroupRelative[MemPOConfig]):
                 tokens[m.index, i, t] = tokens[m.index, i, t] + a * (segments == Segment.MEMORY)  # (n_output,)
         metrics = self._metrics(len(groups), memories, scores, credit)
         return replace(trajectory, tokens=tokens, metrics=trajectory.metrics | metrics)
+
+    def memory_scores(self, memories: Sequence[GroupMemories], scorer: MemoryScorer) -> list[MemoryScores]:
+        """Q(m) and b of the memories of a batch, by ``config.baseline``; a subclass brings a b of its own here.
+
+        It may ask the scorer about any text, at best by ``memory_baselines.compare_with_texts``, or compute b from the
+        Q that ``super()`` gives.
+
+        Args:
+            memories: Those of at least one group.
+            scorer: Says how probable the gold answers are.
+
+        Returns:
+            Of each group, in order, the scores of its memories.
+
+        Raises:
+            UserError: ``config.baseline`` is none that is known here.
+        """
+        return score_memories(memories, self.config, scorer)
 
     def memory_advantages(self, memories: GroupMemories, scores: MemoryScores) -> Tensor:
         """A^M of a group's memories (M,)."""
@@ -97,7 +120,7 @@ class MemPO(GroupRelative[MemPOConfig]):
 
 
 class MemPOPaper(MemPO):
-    """Self-memory policy optimisation in the paper's form."""
+    """Self-memory policy optimisation by the paper's equation, with our guard (``credit="all"`` switches it off)."""
 
     name = "mempo-paper"
     config_class = MemPOPaperConfig

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import typing
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -11,9 +14,10 @@ import torch
 from mempo_env.agents.policy import LoraPolicy
 from mempo_env.agents.rollout import EnvPool, EpisodeSpec, rollout
 from mempo_env.algos.advantages import standardised_memory_advantages
-from mempo_env.algos.algorithm_config import Baseline, MemPOConfig
+from mempo_env.algos.algorithm_config import Baseline, MemoryCredit, MemPOConfig, Normalisation
 from mempo_env.algos.config import OptimConfig
 from mempo_env.algos.frozen_reference import FrozenReference
+from mempo_env.algos.grpo import GRPO
 from mempo_env.algos.memory_baselines import MemoryScores, comparable_memories, score_memories
 from mempo_env.algos.memory_reward import AnswerScorer
 from mempo_env.algos.mempo import MemPO
@@ -142,6 +146,57 @@ def test_what_the_guard_touched_is_counted(hand_group: Group, fake_scorer: Any) 
     unguarded = MemPO(MemPOConfig(credit="all", baseline="old_memory")).advantages([failed], fake_scorer(QUALITY))
     assert unguarded.metrics["memory/groups_guarded"] == 0
     assert unguarded.metrics["memory/credited"] == 1
+
+
+def test_the_guard_looks_at_the_outcome_not_at_other_rewards(
+    small_turn: Any, small_episode: Any, fake_scorer: Any
+) -> None:
+    """Where all failed and format penalties differ, A^T is not 0: it stays, and A^M is guarded beside it."""
+    turns = {0: small_turn("a", -0.1), 1: small_turn("c"), 2: small_turn("d", -0.2)}
+    group = tuple(small_episode(i, [turn]).replace(outcome=0.0) for i, turn in turns.items())
+    advantages = MemPO().advantages([group], fake_scorer(QUALITY))
+    plain = GRPO().advantages([group], fake_scorer(QUALITY)).tokens
+    assert [value[2].item() for value in plain.values()] == pytest.approx([0.0, 1.0, -1.0], abs=1e-4)
+    credit = [(value[0] - plain[key][0]).item() for key, value in advantages.tokens.items()]
+    assert credit == pytest.approx([0.0, 0.8 - (0.2 + 0.1) / 2, 0.0], abs=1e-6)
+    assert advantages.metrics["memory/groups_guarded"] == 1
+
+
+# What is added, and what is told of it ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MedianConfig(MemPOConfig):
+    """A name of a baseline without its case."""
+
+    baseline: Literal["median"] = "median"  # type: ignore[assignment]
+
+
+def test_a_name_without_its_case_is_refused_before_anything_is_scored(hand_group: Group, fake_scorer: Any) -> None:
+    scorer = fake_scorer(QUALITY)
+    with pytest.raises(UserError, match="baseline='median' has no case in score_memories"):
+        MemPO(MedianConfig()).advantages([hand_group], scorer)
+    assert not scorer.memories
+
+
+def test_scores_of_other_lengths_than_the_memories_are_refused() -> None:
+    three, have = torch.zeros(3, dtype=torch.float64), torch.ones(3, dtype=torch.bool)
+    MemoryScores(three, three, have)
+    for scores in ((three, three.mean(), have), (three, three, have[:1]), (three[None], three[None], have[None])):
+        with pytest.raises(ValueError, match="give each memory its own"):
+            MemoryScores(*scores)
+
+
+def test_the_documents_count_what_there_is() -> None:
+    root = Path(__file__).resolve().parents[2]
+    words = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve"]
+    baselines, normalisations, credits = (
+        words[len(typing.get_args(choices))] for choices in (Baseline, Normalisation, MemoryCredit)
+    )
+    readme = " ".join((root / "README.md").read_text().split())
+    assert f"{baselines.capitalize()} baselines, {normalisations} normalisations and {credits} ways of credit" in readme
+    table = re.findall(r"^\| `(\w+)` \|", (root / "docs" / "algorithms.md").read_text(), re.MULTILINE)
+    assert sorted(set(table) & set(typing.get_args(Baseline))) == sorted(typing.get_args(Baseline))
 
 
 # Pairs that cancel ------------------------------------------------------------------------------------------------
