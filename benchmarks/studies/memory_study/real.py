@@ -18,7 +18,7 @@ from .cells import Cell, Scale
 
 REGIME = "hotpotqa"
 LEARNING_RATE = 2e-4
-"""Of an adapter in few updates: the brief's 5e-5 is for thousands."""
+"""Of an adapter in few updates: the preset's 5e-5 is for thousands."""
 ARMS = ("grpo", "mempo")
 
 _PRESET = get_preset("smollm2")
