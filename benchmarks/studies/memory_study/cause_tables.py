@@ -11,7 +11,7 @@ from typing import Any
 from .estimates import over_seeds
 from .failures import CAUSES
 from .measures import ends, mean
-from .study import TUNED, Study
+from .study import Study
 from .tables import Evaluations, Table, in_range
 
 SIGNALS = {
@@ -38,49 +38,6 @@ def signal(study: Study, regime: str) -> Table:
         f"{regime}: what updates learn from, first five -> last five, mean over seeds (shares, but for the last two)"
     )
     return Table(f"signal-{regime}", title, ("arm", "seeds", *SIGNALS), rows)
-
-
-def readings(study: Study, regime: str) -> Table:
-    """Q of last memories with one reader for both writers, and with one writer for both readers."""
-    goals, rows = [str(n) for n in in_range(study, regime)], []
-    for label in study.arms.get(regime, {}):
-        ours, tuned = study.reading(regime, label), TUNED * label.endswith(TUNED)
-        if not ours:
-            continue
-        others = {name: study.reading(regime, name + tuned) for name in ("grpo", "shuffled") if label != name + tuned}
-        same, own, other = "ours by start", "ours by ours", "start by ours"
-        cells = [
-            over_seeds([mean([mean(_known(one[n][pair])) for n in goals]) for one in ours.values()]).text(3)
-            for pair in ("start by start", own)
-        ]
-        cells += [_moved(ours, ours, pair, "start by start", goals) for pair in (same, other)]
-        cells += [_moved(ours, others[n], same, same, goals) if n in others else "-" for n in ("grpo", "shuffled")]
-        cells.append(_moved(ours, others["grpo"], own, own, goals) if "grpo" in others else "-")
-        rows.append((label, str(len(ours)), *cells))
-    title = (
-        f"{regime}: Q of the last memory, mean of {', '.join(goals)} goals, mean over seeds (95 % t interval); "
-        "*memories*: all read by the warm start, *reader*: all read the warm start's memories, *own*: by its own policy"
-    )
-    changes = ("memories", "reader", "memories - grpo's", "memories - shuffled's", "own - grpo's own")
-    return Table(f"reading-{regime}", title, ("arm", "seeds", "warm start", "own", *changes), rows)
-
-
-def _moved(ours: Evaluations, theirs: Evaluations, pair: str, other: str, goals: Sequence[str]) -> str:
-    """Q of one pair of writer and reader less that of another, task by task, then over the seeds that have both."""
-    both = [seed for seed in ours if seed in theirs]
-    if not both:
-        return "-"
-    found = [mean([mean(_less(ours[seed][n][pair], theirs[seed][n][other])) for n in goals]) for seed in both]
-    text = over_seeds(found).text(3, sign=True)
-    return text if len(both) == len(ours) else f"{text}, {len(both)} seeds"
-
-
-def _less(ours: Sequence[float | None], theirs: Sequence[float | None]) -> list[float]:
-    return [a - b for a, b in zip(ours, theirs, strict=True) if a is not None and b is not None]
-
-
-def _known(values: Sequence[float | None]) -> list[float]:
-    return [value for value in values if value is not None]
 
 
 def causes(study: Study, regime: str, *, pooled: bool = False) -> Table:

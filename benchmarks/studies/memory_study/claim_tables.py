@@ -10,7 +10,7 @@ from typing import Any
 
 from .estimates import Estimate, apart, over_seeds
 from .measures import f1_at, quality, saving
-from .study import TUNED, Study, context_of
+from .study import TUNED, Study, alike, context_of
 from .tables import PAPER_GOALS, Table, difference
 
 PAPER_BASE, PAPER_BEST = 25.98, 7.1
@@ -27,7 +27,7 @@ def distances(study: Study) -> Table:
     for regime in (one.name for one in study.regimes):
         for label in ("mempo", "mempo-paper", f"mempo{TUNED}", f"mempo-paper{TUNED}"):
             ours = study.after(regime, label)
-            grpo = study.after(regime, "grpo" + (TUNED if label.endswith(TUNED) else ""))
+            grpo = study.after(regime, alike("grpo", label))
             if not ours:
                 continue
             base, best = (difference(ours, theirs, PAPER_GOALS) for theirs in (study.start(label), grpo))

@@ -10,7 +10,7 @@ from typing import Any
 
 from .estimates import Estimate, over_seeds
 from .measures import at, f1_at, mean, pooled_share
-from .study import OTHERS, TUNED, Study, context_of
+from .study import OTHERS, Study, alike, context_of
 from .tables import Evaluations, Table, difference, in_range
 
 CONTROL = "shuffled"
@@ -56,12 +56,12 @@ def training_differences(study: Study, regime: str, others: Sequence[str] = OTHE
     """F1 of the sampled training episodes less that of some others and of the control, which saw the same tasks."""
     rows = []
     for label in study.arms.get(regime, {}):
-        known = [CONTROL] * (label.removesuffix(TUNED) != "grpo")
+        known = [CONTROL] * (label != alike("grpo", label))
         for other in dict.fromkeys((*others, *known)):
             whole, half = (_sampled(study, regime, label, other, part) for part in (_all, _last_half))
             if whole.n:
-                name = other + TUNED * label.endswith(TUNED)
-                rows.append((f"{label} - {name}", str(whole.n), whole.text(sign=True), half.text(sign=True)))
+                words = f"{label} - {alike(other, label)}"
+                rows.append((words, str(whole.n), whole.text(sign=True), half.text(sign=True)))
     title = f"{regime}: differences in F1 of the training episodes (sampled), points, mean over seeds (95 % t interval)"
     header = ("difference", "seeds", "mean of all updates", "mean of the last half")
     return Table(f"training-{regime}", title, header, rows)
@@ -80,7 +80,7 @@ def _sampled(
 ) -> Estimate:
     """F1 of an arm's training episodes less another's, in points; of no seed where it is the arm itself."""
     arms = study.arms.get(regime, {})
-    ours, theirs = arms[label], arms.get(other + TUNED * label.endswith(TUNED), {})
+    ours, theirs = arms[label], arms.get(alike(other, label), {})
     both = [seed for seed in ours if seed in theirs and theirs is not ours]
     return over_seeds([part(_f1(ours[seed])) - part(_f1(theirs[seed])) for seed in both])
 
@@ -91,8 +91,8 @@ def _f1(cell: Any) -> list[float]:
 
 def _partner(study: Study, regime: str, label: str, name: str) -> Evaluations:
     """The evaluations to compare an arm with: none where it is that arm, or plays in another context."""
-    tuned = TUNED * label.endswith(TUNED)
-    return {} if label == name + tuned or context_of(label) != "memory" else study.after(regime, name + tuned)
+    partner = alike(name, label)
+    return {} if label == partner or context_of(label) != "memory" else study.after(regime, partner)
 
 
 def _calls(evaluation: Any, goals: Sequence[int]) -> float:

@@ -33,7 +33,7 @@ def by_goals(study: Study, path: Path) -> None:
     for axis, regime in zip(axes[0], study.regimes, strict=True):
         lines = {"warm start": study.start(""), "imitation of the expert": study.start("", "imitation")}
         lines |= {label: study.after(regime.name, label) for label in _default_arms(study, regime.name)}
-        for label, found in lines.items():
+        for place, (label, found) in enumerate(lines.items()):
             if not found:
                 continue
             points = [over_seeds([f1_at(one, n) for one in found.values()]) for n in study.scale.test_goals]
@@ -41,7 +41,7 @@ def by_goals(study: Study, path: Path) -> None:
             low = [0.0 if math.isnan(p.low) else max(p.mean - p.low, 0.0) for p in points]
             high = [0.0 if math.isnan(p.high) else max(p.high - p.mean, 0.0) for p in points]
             axis.errorbar(
-                [n + 0.08 * (list(lines).index(label) - 2.5) for n in study.scale.test_goals],  # bars side by side
+                [n + 0.08 * (place - len(lines) / 2) for n in study.scale.test_goals],  # bars side by side
                 [p.mean for p in points],
                 yerr=[low, high],
                 label=f"{label}, {len(found)} seeds",

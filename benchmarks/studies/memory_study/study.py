@@ -87,6 +87,15 @@ class Study:
         ]
 
 
+def alike(name: str, label: str) -> str:
+    """The label of the arm of a name that was tuned as another one was.
+
+    >>> alike("grpo", "mempo (tuned)"), alike("grpo", "mempo")
+    ('grpo (tuned)', 'grpo')
+    """
+    return name + TUNED * label.endswith(TUNED)
+
+
 def context_of(label: str) -> str:
     """The context strategy of an arm, by its label."""
     name = label.removesuffix(TUNED)

@@ -12,8 +12,8 @@ from functools import partial
 from typing import Any
 
 from .estimates import Estimate, over_seeds, over_tasks
-from .measures import at, at_right_number, f1_at, gap_closed, mean, paired, pooled_share, quality
-from .study import OTHERS, TUNED, Study
+from .measures import at, at_right_number, f1_at, gap_closed, mean, paired
+from .study import OTHERS, Study, alike
 
 PAPER_GOALS = 10
 """The number of goals that the paper's claims are about."""
@@ -113,7 +113,7 @@ def differences(study: Study, regime: str, others: Sequence[str] = OTHERS) -> Ta
     for label in arms:
         ours = study.after(regime, label)
         against = {"warm start": study.start(label)}
-        partners = [other + TUNED * label.endswith(TUNED) for other in others]
+        partners = [alike(other, label) for other in others]
         partners += ["shuffled"] * (label == "mempo")
         against |= {name: study.after(regime, name) for name in partners if name != label and name in arms}
         for name, theirs in against.items():
@@ -137,7 +137,7 @@ def within_seeds(study: Study, regime: str, others: Sequence[str] = OTHERS) -> T
                 continue
             rows.append((f"{label}, seed {seed}", *(over_tasks(_column(ours, n)).text() for n in goals)))
             for other in others:
-                partner = other + TUNED * label.endswith(TUNED)
+                partner = alike(other, label)
                 theirs = study.after(regime, partner).get(seed)
                 if theirs is not None and label != partner:
                     cells = (over_tasks(paired(ours, theirs, n)).text(sign=True) for n in goals)
@@ -166,29 +166,6 @@ def gaps(study: Study, regime: str) -> Table:
     return Table(f"gaps-{regime}", title, ("arm", "ceiling", "seeds", *_goals(goals)), rows)
 
 
-def memories(study: Study, regime: str, *, pooled: bool = False) -> Table:
-    """Q(m) and what memories hold, over the numbers of goals trained on, or pooled over all."""
-    goals, rows = study.scale.test_goals if pooled else in_range(study, regime), []
-
-    def row(label: str, found: Evaluations) -> tuple[str, ...]:
-        some = list(found.values())
-        shares = (("kept", "had"), ("noted", "new"), ("notes_right", "notes"), ("facts_final", "facts"))
-        cells = [over_seeds([quality(one, goals)[part] for one in some]).text(3) for part in (0, 1)]
-        cells += [over_seeds([pooled_share(one, goals, *share) for one in some]).text(3) for share in shares]
-        return label, str(len(some)), *cells
-
-    starts = [(words, study.start("", key)) for key, words in STARTS.items()]
-    rows = [row(words, found) for words, found in starts if found]
-    rows += [row(label, study.after(regime, label)) for label in study.arms.get(regime, {})]
-    header = (
-        *("policy", "seeds", "Q(m)", "Q(m) > 0.8"),
-        *("kept per rewrite", "noted when shown", "notes that are facts", "held at the end"),
-    )
-    which = "all numbers of goals" if pooled else f"{', '.join(map(str, goals))} goals"
-    title = f"{regime}: memories over {which}; shares, mean over seeds (95 % t interval)"
-    return Table(f"{'pooled-' * pooled}memories-{regime}", title, header, rows)
-
-
 def _column(evaluation: Any, goals: int) -> list[float]:
     return [value for value in evaluation[str(goals)]["episodes"]["f1"] if value is not None]
 
@@ -203,7 +180,8 @@ def _goals(goals: Sequence[int]) -> tuple[str, ...]:
 
 def real_sections(study: Study) -> list[Table]:
     """The tables of the study on a language model. Causes are not among them: its notes are seldom word for word."""
-    from .cause_tables import readings, signal
+    from .cause_tables import signal
+    from .memory_tables import memories, readings
     from .more_tables import costs_of, curves, tokens
 
     found = []
@@ -216,9 +194,10 @@ def real_sections(study: Study) -> list[Table]:
 
 def sections(study: Study, others: Sequence[str] = OTHERS) -> list[Table]:
     """All tables that have a row, in the order in which they are read; differences are from ``others``, too."""
-    from .cause_tables import causes, causes_by_goals, readings, signal
+    from .cause_tables import causes, causes_by_goals, signal
     from .claim_tables import distances, token_distances
     from .headline_tables import overview, training_differences
+    from .memory_tables import memories, readings
     from .more_tables import collapse, costs_of, curves, estimator_table, tokens, tuning
 
     less, training = partial(differences, others=others), partial(training_differences, others=others)

@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 from memory_study import measures
-from memory_study.cause_tables import causes, causes_by_goals, readings, signal
+from memory_study.cause_tables import causes, causes_by_goals, signal
 from memory_study.cells import SMOKE, STUDY, Cell, eval_config, fingerprint, matrix, run_config
 from memory_study.claim_tables import distances, token_distances
 from memory_study.document import between, real_results, results
 from memory_study.estimates import Estimate, apart, over_seeds, t_interval
 from memory_study.failures import CAUSES
 from memory_study.headline_tables import overview, training_differences
+from memory_study.memory_tables import memories, readings
 from memory_study.more_tables import collapse, costs_of, curves, estimator_table, tokens, tuning
 from memory_study.plan import minutes
 from memory_study.plots import by_goals, learning, quality_bins
@@ -28,7 +29,6 @@ from memory_study.study import Study, gather
 from memory_study.tables import (
     differences,
     gaps,
-    memories,
     real_sections,
     scores,
     sections,
