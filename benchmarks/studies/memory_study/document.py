@@ -102,13 +102,13 @@ def setup_table() -> str:
 def real_setup_table() -> str:
     """The settings of the study on a language model, as the code has them."""
     base, regime = REAL.base, REAL.regimes[REGIME]
+    shown = " to ".join(map(str, dict.fromkeys(REAL.warm_goals)))
     rows = [
         ("model", f"SmolLM2-135M-Instruct, {base.dtype}; preset `{base.preset}` where nothing else is said"),
         (
             "warm start",
-            f"{REAL.perfect_steps} steps of all weights on the expert's episodes with {REAL.warm_goals[0]} to "
-            f"{REAL.warm_goals[1]} goals, {base.warm_start.tokens_per_step} tokens a step, learning rate "
-            f"{base.warm_start.optim.lr:g}",
+            f"{REAL.perfect_steps} steps of all weights on the expert's episodes with {shown} goals, "
+            f"{base.warm_start.tokens_per_step} tokens a step, learning rate {base.warm_start.optim.lr:g}",
         ),
         (
             "reinforcement learning",
