@@ -173,3 +173,25 @@ def test_an_arm_of_ones_own_is_listed_and_configured(
     assert fingerprint(cell) != fingerprint(Cell("train", 0, "easy", "mempo"))
     assert len(candidates("easy", "mine")) == 4
     assert SCRIPT.main(["--table", "--against", "mine", *map(str, places)]) == 0
+
+
+def test_the_script_lists_shows_and_keeps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, place = ("--out", str(tmp_path)), ("--stored", str(tmp_path / "kept"))
+    cell = Cell("warm", 0)
+    content = {"fingerprint": fingerprint(cell, SMOKE), "evaluations": {}, "cell": {}}
+    write_json(tmp_path / "cells" / "warm-0.json", content)
+    assert SCRIPT.main(["--smoke", "--only", "warm-*", "--list", *out, *place]) == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in listed if line.endswith("done")] == ["warm-0"]
+    assert listed[-1].startswith("6 cells, about ")
+    assert SCRIPT.main(["--smoke", "--pack", *out, *place]) == 0
+    assert read_json(tmp_path / "kept" / "warm-0.json.gz") == content | {"texts": {}, "failures": {}}
+    (tmp_path / "cells" / "warm-0.json").unlink()
+    assert SCRIPT.main(["--smoke", "--only", "warm-0", "--list", *out, *place]) == 0
+    assert "done" in capsys.readouterr().out  # a kept cell is done
+    assert SCRIPT.main(["--table", "--out", str(tmp_path / "none"), "--stored", str(tmp_path / "none")]) == 0
+    shown = capsys.readouterr().out
+    assert "0 of 5 seeds are in" in shown
+    assert "|" not in shown  # no table without a cell
+    with pytest.raises(UserError, match="no cell fits"):
+        SCRIPT.main(["--only", "no-such", *out])

@@ -1,22 +1,18 @@
-"""The study's numbers, by hand: shares, differences, correlations, budgets, intervals, tables."""
+"""The study's tables, by hand, of a made-up study; what a page keeps; the study on a language model."""
 
 from __future__ import annotations
 
 import importlib
 import io
-import math
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from memory_study import measures
 from memory_study.cause_tables import causes, causes_by_goals, signal
-from memory_study.cells import SMOKE, STUDY, Cell, eval_config, fingerprint, matrix, run_config
+from memory_study.cells import STUDY, Cell, eval_config, fingerprint, matrix, run_config
 from memory_study.claim_tables import distances, token_distances
 from memory_study.document import between, real_results, results
-from memory_study.estimates import Estimate, apart, over_seeds, t_interval
 from memory_study.failures import CAUSES
 from memory_study.headline_tables import overview, training_differences
 from memory_study.memory_tables import memories, readings
@@ -24,8 +20,7 @@ from memory_study.more_tables import collapse, costs_of, curves, estimator_table
 from memory_study.plan import minutes
 from memory_study.plots import by_goals, learning, quality_bins
 from memory_study.real import REAL, real_matrix, with_data
-from memory_study.store import read_json, write_json
-from memory_study.study import Study, gather
+from memory_study.study import gather
 from memory_study.tables import (
     differences,
     gaps,
@@ -39,78 +34,7 @@ from rich.console import Console
 
 from mempo_env.errors import UserError
 
-GOALS = STUDY.test_goals
-
-
-def part(f1: list[float | None], **more: Any) -> dict[str, Any]:
-    """One number of goals of an evaluation."""
-    n = len(f1)
-    counts = ("had", "kept", "new", "noted", "notes", "notes_right", "notes_invented", "notes_repeated", "memories")
-    counts += ("memories_same", "memories_full", "facts", "facts_final", "format_errors", "early", "wrong_number")
-    counts += ("turns", "tool_calls", "total_tokens", "peak_tokens")
-    columns: dict[str, Any] = {name: [None if v is None else 1 for v in f1] for name in counts}
-    columns |= {"seed": list(range(n)), "f1": f1, "em": f1, "truncated": [None if v is None else 0.0 for v in f1]}
-    columns |= {"quality": [None if v is None else [0.9, 0.5] for v in f1]}
-    columns |= {"memory_tokens": [None if v is None else [10, 20] for v in f1]}
-    return {"episodes": columns | more, "template_share": 0.25, "history": None}
-
-
-def evaluation(f1: float, **more: Any) -> dict[str, Any]:
-    """Every number of goals with two tasks of this mean."""
-    return {str(n): part([f1 - 10, f1 + 10], **more) for n in GOALS}
-
-
-def training(f1: list[float], output: float, cpu: float) -> dict[str, Any]:
-    """The metrics of as many updates as there are values."""
-    n = len(f1)
-    return {
-        "step": list(range(n)),
-        "rollout/f1": f1,
-        "rollout/episodes": [64.0] * n,
-        "rollout/errors": [4.0] + [0.0] * (n - 1),
-        "rollout/output_tokens": [output] * n,
-        "time/cpu_s": [cpu] * n,
-        "time/step_s": [2 * cpu] * n,
-        "time/scoring_s": [cpu / 2] * n,
-        "train/entropy": [1.0] * n,
-    }
-
-
-def probe() -> dict[str, Any]:
-    """Four memories in two groups."""
-    memories = {name: [1.0, 2.0, 3.0, 4.0] for name in measures.CIRCUMSTANCES}
-    return {"memories": memories | {"group": [0, 0, 1, 1], "rollout": [0, 1] * 2, "reference": [-1.0, 1.0, -2.0, 2.0]}}
-
-
-def fake_cells(seeds: tuple[int, ...] = (0, 1, 2)) -> Callable[[Cell], dict[str, Any] | None]:
-    """Warm starts at 20, ceilings at 64 and 90, GRPO at 30 + seed, MemPO at 40, 41, 45, hard ones only at seed 0."""
-    gains = {"grpo": (30.0, 31.0, 32.0), "mempo": (40.0, 41.0, 45.0)}
-
-    def read(cell: Cell) -> dict[str, Any] | None:
-        if cell.kind == "warm" and cell.seed in seeds and not cell.arm:
-            names = {"before": 20.0, "imitation": 64.0, "expert": 90.0}
-            return {
-                "evaluations": {name: evaluation(value) for name, value in names.items()},
-                "probes": {"easy": probe(), "hard": probe()},
-            }
-        if cell.kind == "train" and cell.arm in gains and cell.seed in seeds and cell.regime == "easy":
-            return {
-                "evaluations": {"after": evaluation(gains[cell.arm][cell.seed])},
-                "training": training([0.1, 0.2, 0.3], 10.0, 1.0 if cell.arm == "grpo" else 2.0),
-                "probes": {"easy": probe()},
-                "diverged": "nan" if (cell.arm, cell.seed) == ("mempo", 2) else "",
-                "warm_start": {"remade": True, "equal": cell.seed != 1},
-            }
-        if cell.kind == "tune" and (cell.arm, cell.regime) == ("grpo", "hard"):
-            return {"cell": {"lr": cell.lr, "weight": cell.weight}, "evaluations": {"after": evaluation(5.0)}}
-        return None
-
-    return read
-
-
-def fake_study(seeds: tuple[int, ...] = (0, 1, 2)) -> Study:
-    """What these cells make."""
-    return gather(matrix(full=True), fake_cells(seeds), lambda cell: cell if cell.kind != "tuned" else None)
+from .made_up_study import evaluation, fake_cells, fake_study, training
 
 
 def row(table: Any, label: str) -> tuple[str, ...]:
@@ -118,114 +42,6 @@ def row(table: Any, label: str) -> tuple[str, ...]:
     found = [cells for cells in table.rows if cells[0] == label]
     assert len(found) == 1, table.rows
     return tuple(found[0])
-
-
-def test_intervals_over_seeds_need_three() -> None:
-    # mean 2, standard deviation 1, t(2) = 4.303: 2 -+ 4.303 / sqrt(3)
-    low, high = t_interval([1.0, 2.0, 3.0])
-    assert (low, high) == (pytest.approx(2 - 4.303 / math.sqrt(3)), pytest.approx(2 + 4.303 / math.sqrt(3)))
-    assert over_seeds([1.0, 3.0]).text() == "2.0"
-    assert over_seeds([1.0, math.nan, 3.0]).n == 2
-    assert over_seeds([]).text() == "-"
-    assert over_seeds([1.0, 2.0, 3.0]).text(1, sign=True) == "+2.0 (-0.5 to +4.5)"
-
-
-def test_intervals_are_apart_or_not() -> None:
-    one, two, three = Estimate(1, 0.5, 1.5, 3), Estimate(3, 1.6, 4, 3), Estimate(2, 1.5, 3, 3)
-    assert apart(one, two) is True
-    assert apart(two, one) is True
-    assert apart(one, three) is False
-    assert apart(one, Estimate(1, math.nan, math.nan, 2)) is None
-    assert (one.excludes_zero, Estimate(1, -1, 2, 3).excludes_zero) == (True, False)
-    assert Estimate(1, math.nan, math.nan, 1).excludes_zero is None
-
-
-def test_differences_pair_tasks_by_seed_and_leave_faults_out() -> None:
-    ours = {"2": part([10.0, 20.0, None, 40.0], seed=[5, 6, 7, 8])}
-    theirs = {"2": part([1.0, None, 3.0, 4.0], seed=[8, 6, 7, 5])}
-    assert measures.paired(ours, theirs, 2) == [10.0 - 4.0, 40.0 - 1.0]
-
-
-def test_shares_and_qualities() -> None:
-    counts = {"kept": [1, None, 2], "had": [2, None, 2], "quality": [[0.9, 0.7], None, [0.85]]}
-    found = {"2": part([1.0, None, 1.0], **counts), "4": part([1.0], kept=[1], had=[6], quality=[[0.2]])}
-    assert measures.pooled_share(found, (2,), "kept", "had") == 0.75
-    assert measures.pooled_share(found, (2, 4), "kept", "had") == 0.4
-    assert math.isnan(measures.pooled_share({"2": part([1.0], had=[0])}, (2,), "kept", "had"))
-    assert measures.quality(found, (2, 4)) == (pytest.approx((0.9 + 0.7 + 0.85 + 0.2) / 4), 0.5)
-    assert math.isnan(measures.quality({"2": part([1.0], quality=[[]])}, (2,))[0])
-
-
-def test_the_gap_is_closed_by_share_of_the_way() -> None:
-    assert measures.gap_closed(20, 30, 60) == 0.25
-    assert measures.gap_closed(20, 10, 60) == -0.25
-    assert math.isnan(measures.gap_closed(60, 70, 60))
-
-
-def test_f1_at_the_right_number_leaves_the_others_out() -> None:
-    columns = {"f1": [50.0, 0.0, 100.0, None, 0.0], "wrong_number": [0, 1, 0, None, 0]}
-    some = {"2": {"episodes": columns | {"truncated": [0.0, 0.0, 0.0, None, 100.0]}}}
-    assert measures.at_right_number(some, 2) == 75
-    none = {"2": {"episodes": {"f1": [0.0], "wrong_number": [1], "truncated": [0.0]}}}
-    assert math.isnan(measures.at_right_number(none, 2))
-
-
-def test_savings_are_means_over_episodes() -> None:
-    found = {"2": part([1.0, 1.0])}
-    found["2"]["history"] = {
-        **{"episodes": 2, "calls": 3.0, "memory_total": 300, "history_total": 1200},
-        **{"memory_peak": 100, "history_peak": 400, "bound": 0.5},
-    }
-    assert measures.saving(found, 2) == {
-        **{"total": 150, "peak": 50, "history_total": 600, "history_peak": 200},
-        **{"saved_total": 0.75, "saved_peak": 0.75, "bound": 0.5},
-    }
-    assert math.isnan(measures.saving({"2": part([1.0])}, 2)["bound"])
-    assert measures.saving({"2": part([1.0])}, 2)["total"] == 1
-
-
-def test_signs_of_collapse() -> None:
-    counts = {"format_errors": [1, 2], "turns": [4, 2], "truncated": [100.0, 0.0], "memories": [4, 4]}
-    found = {"2": part([1.0, 1.0], memories_same=[1, 3], **counts)}
-    signs = measures.signs(found, (2,))
-    assert (signs["format_errors"], signs["cut short"], signs["same memory"]) == (0.5, 0.5, 0.5)
-    assert (signs["turns"], signs["template"], signs["memory tokens"]) == (3, 0.25, 15)
-
-
-def test_correlations_are_within_groups() -> None:
-    # Between groups the two rise together, within they run against each other.
-    x, y = [1.0, 2.0, 11.0, 12.0], [2.0, 1.0, 12.0, 11.0]
-    assert measures.correlation(x, y, [0, 0, 1, 1]) == pytest.approx(-1)
-    assert measures.correlation(x, y, [0, 0, 0, 0]) > 0.9
-    assert math.isnan(measures.correlation([1.0, 1.0], [1.0, 2.0], [0, 0]))
-    assert math.isnan(measures.correlation([1.0, 5.0], [1.0, 2.0], [0, 1]))
-
-
-def test_estimators_have_variance_and_correlations() -> None:
-    found = measures.estimators(probe(), ("reference", "old_memory"))
-    assert list(found) == ["reference"]
-    assert found["reference"]["variance"] == pytest.approx(10 / 3)  # of -1, 1, -2, 2 about 0
-    # Within groups: x = -.5, .5, -.5, .5 and y = -1, 1, -2, 2: 3 / sqrt(1 * 10)
-    assert found["reference"]["calls"] == pytest.approx(3 / math.sqrt(10))
-    assert math.isnan(found["reference"][measures.AT_EQUAL_TURN])  # each memory is alone at its turn
-    memories = probe()["memories"] | {"turn": [0, 0, 1, 1], "group": [0] * 4, "facts_held": [1, 2, 5, 3]}
-    memories |= {"rollout": [0, 1, 0, 1], "quality": [0.1, 0.3, 0.6, 0.9]}
-    late = measures.estimators({"memories": memories}, ("reference", "same_turn"))
-    # Less the other memory of the turn: -.2, .2, -.3, .3. Facts less the mean of their turn: -.5, .5, 1, -1.
-    assert late["same_turn"]["variance"] == pytest.approx(0.26 / 3)
-    assert late["same_turn"]["turn"] == pytest.approx(0)
-    assert late["same_turn"][measures.AT_EQUAL_TURN] == pytest.approx(-0.4 / math.sqrt(0.26 * 2.5))
-    # -1, 1, -2, 2 of reference, whose means at each turn are 0
-    assert late["reference"][measures.AT_EQUAL_TURN] == pytest.approx(-3 / math.sqrt(10 * 2.5))
-
-
-def test_costs_add_up_and_values_are_read_at_a_budget() -> None:
-    spent = measures.costs(training([0.1, 0.2, 0.3], 10.0, 2.0))
-    assert spent == {"steps": [1, 2, 3], "tokens": [600, 1240, 1880], "cpu": [2, 4, 6]}  # 60, 64, 64 episodes
-    assert measures.at_budget([0.1, 0.2, 0.3], spent["tokens"], 1300, window=1) == 0.2
-    assert measures.at_budget([0.1, None, 0.3], spent["cpu"], 6, window=2) == pytest.approx(0.2)
-    assert math.isnan(measures.at_budget([0.1], [10], 9))
-    assert measures.ends([1.0, None, 3.0, 5.0], 2) == (2.0, 4.0)
 
 
 def test_tables_hold_what_was_computed_by_hand() -> None:
@@ -322,7 +138,7 @@ def test_signals_and_causes_are_shown_with_their_seeds() -> None:
     for seed, cell in study.arms["easy"]["grpo"].items():
         failed = dict.fromkeys(CAUSES, 0) | counts | {"forgotten": 3 - seed, "misread": 1 + seed}
         study.arms["easy"]["grpo"][seed] = dict(cell) | {
-            "failures": {"after": {str(n): failed for n in GOALS}},
+            "failures": {"after": {str(n): failed for n in STUDY.test_goals}},
             "training": cell["training"] | {"rollout/success": [0.1 * seed, 0.2, 0.3]},
         }
     found = row(causes(study, "easy"), "grpo")
@@ -397,16 +213,6 @@ def test_every_arm_has_one_line_over_the_goals_it_trains_on() -> None:
     assert len(training_differences(study, "easy").rows) == 1
 
 
-def test_what_is_given_is_taken_out_of_both() -> None:
-    third = [0.0, 1.0, 2.0, 3.0, 0.0, 1.0]
-    one = [2 * t + e for t, e in zip(third, [0.1, -0.1, -0.1, 0.1, 0.0, 0.0], strict=True)]
-    two = [-t + e for t, e in zip(third, [0.1, -0.1, -0.1, 0.1, 0.0, 0.0], strict=True)]
-    groups = [0, 0, 0, 0, 1, 1]
-    assert measures.correlation(one, two, groups) < -0.99
-    assert measures.partial_correlation(one, two, [third], groups) > 0.99
-    assert math.isnan(measures.partial_correlation(third, two, [third], groups))
-
-
 def test_the_study_on_a_language_model_differs_by_the_algorithm_alone() -> None:
     warm, grpo, mempo = real_matrix()
     one, two = (run_config(cell, Path("out"), REAL) for cell in (grpo, mempo))
@@ -451,26 +257,3 @@ def test_pages_keep_what_is_not_theirs(tmp_path: Any) -> None:
     for draw in (by_goals, learning, quality_bins):
         draw(study, tmp_path / "picture.png")
         assert (tmp_path / "picture.png").stat().st_size > 5000
-
-
-def test_the_script_lists_shows_and_keeps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    script = importlib.import_module("memory_reward")
-    out, place = ("--out", str(tmp_path)), ("--stored", str(tmp_path / "kept"))
-    cell = Cell("warm", 0)
-    content = {"fingerprint": fingerprint(cell, SMOKE), "evaluations": {}, "cell": {}}
-    write_json(tmp_path / "cells" / "warm-0.json", content)
-    assert script.main(["--smoke", "--only", "warm-*", "--list", *out, *place]) == 0
-    listed = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in listed if line.endswith("done")] == ["warm-0"]
-    assert listed[-1].startswith("6 cells, about ")
-    assert script.main(["--smoke", "--pack", *out, *place]) == 0
-    assert read_json(tmp_path / "kept" / "warm-0.json.gz") == content | {"texts": {}, "failures": {}}
-    (tmp_path / "cells" / "warm-0.json").unlink()
-    assert script.main(["--smoke", "--only", "warm-0", "--list", *out, *place]) == 0
-    assert "done" in capsys.readouterr().out  # a kept cell is done
-    assert script.main(["--table", "--out", str(tmp_path / "none"), "--stored", str(tmp_path / "none")]) == 0
-    shown = capsys.readouterr().out
-    assert "0 of 5 seeds are in" in shown
-    assert "|" not in shown  # no table without a cell
-    with pytest.raises(UserError, match="no cell fits"):
-        script.main(["--only", "no-such", *out])
