@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from memory_study.cause_tables import causes, causes_by_goals, signal
 from memory_study.cells import STUDY, Cell, eval_config, fingerprint, matrix, run_config
-from memory_study.claim_tables import distances, token_distances
+from memory_study.claim_tables import distances, history_decline, token_distances
 from memory_study.document import between, real_results, results
 from memory_study.failures import CAUSES
 from memory_study.headline_tables import overview, training_differences
@@ -34,7 +34,7 @@ from rich.console import Console
 
 from mempo_env.errors import UserError
 
-from .made_up_study import evaluation, fake_cells, fake_study, training
+from .made_up_study import evaluation, fake_cells, fake_study, part, training
 
 
 def row(table: Any, label: str) -> tuple[str, ...]:
@@ -169,6 +169,24 @@ def test_tokens_saved_stand_beside_the_claims() -> None:
     # 50, 40 and 30 % saved: mean 40, deviation 10, 40 -+ 4.303 * 10 / sqrt(3)
     same = ("50.0 (50.0 to 50.0)", "25.0 (25.0 to 25.0)", "50.0 (50.0 to 50.0)")
     assert token_distances(study).rows == [("easy, mempo", "3", "40.0 (15.2 to 64.8)", *same)]
+
+
+def test_full_history_stands_beside_the_memory_policies_made_alike() -> None:
+    study = fake_study()
+    assert history_decline(study).rows == []  # no history was kept
+    study.arms["easy"]["history"], study.warm["history"] = {}, {}
+    for seed, cell in study.arms["easy"]["grpo"].items():  # 30 + seed at 2 and at 10 goals, 1 token each
+        ten = part([10.0, 20.0 + 2 * seed], total_tokens=[4, 4], peak_tokens=[2 + seed, 2 + seed])
+        after = {"after": evaluation(40.0) | {"10": ten}}
+        study.arms["easy"]["history"][seed] = dict(cell) | {"evaluations": after}
+    study.warm["history"][0] = {"evaluations": {"before": evaluation(25.0)}}
+    start, arm = history_decline(study).rows
+    assert start == ("warm start", "1", "+0.0", "+0.0", "+0.0", "0.0", "0.0")
+    # 15, 16 and 17 at 10 goals, less 40: mean -24, deviation 1, 4.303 / sqrt(3) = 2.48
+    fell = "-24.0 (-26.5 to -21.5)"
+    # 1 token of 2, of 3, of 4: 50, 66.7 and 75 % saved
+    assert arm[:6] == ("easy, grpo", "3", "+0.0 (+0.0 to +0.0)", fell, fell, "75.0 (75.0 to 75.0)")
+    assert arm[6].startswith("63.9 (")
 
 
 def test_memories_and_readers_are_told_apart() -> None:

@@ -9,9 +9,9 @@ import math
 from typing import Any
 
 from .estimates import Estimate, apart, over_seeds
-from .measures import f1_at, quality, saving
+from .measures import at, f1_at, quality, saving
 from .study import TUNED, Study, alike, context_of
-from .tables import PAPER_GOALS, Table, difference
+from .tables import PAPER_GOALS, STARTS, Table, difference
 
 PAPER_BASE, PAPER_BEST = 25.98, 7.1
 """F1 over the base model and over the best earlier method, in points."""
@@ -84,3 +84,39 @@ def token_distances(study: Study) -> Table:
         f"paper says {PAPER_SAVED[0]} and {PAPER_SAVED[1]}, not of what"
     )
     return Table("distances-tokens", title, header, rows)
+
+
+def history_decline(study: Study) -> Table:
+    """Policies that keep their full history beside those with a memory that were made alike: what goals cost either.
+
+    Tokens are what each policy spent, not the same episodes priced twice.
+    """
+    least, most, rows = min(study.scale.test_goals), PAPER_GOALS, []
+    pairs = [(words, study.start("", key), study.start("history", key)) for key, words in STARTS.items()]
+    for regime in (one.name for one in study.regimes):
+        pairs += [
+            (f"{regime}, {alike('grpo', label)}", study.after(regime, alike("grpo", label)), study.after(regime, label))
+            for label in ("history", f"history{TUNED}")
+        ]
+    for words, memory, history in pairs:
+        seeds = [seed for seed in history if seed in memory]
+        if not seeds or most not in study.scale.test_goals:
+            continue
+        ours, theirs = (
+            [f1_at(one[seed], most) - f1_at(one[seed], least) for seed in seeds] for one in (memory, history)
+        )
+        less = [theirs[i] - ours[i] for i in range(len(seeds))]
+        cells = [over_seeds(values).text(sign=True) for values in (ours, theirs, less)]
+        for name in ("total_tokens", "peak_tokens"):
+            saved = [100 - 100 * at(memory[seed], most, name) / at(history[seed], most, name) for seed in seeds]
+            cells.append(over_seeds(saved).text())
+        rows.append((words, str(len(seeds)), *cells))
+    header = (
+        *("policy", "seeds", "F1 with a memory", "with full history", "history less memory"),
+        *("total tokens saved by the memory, %", "peak saved, %"),
+    )
+    title = (
+        f"Memory beside full history, each with a policy of its own, made alike: F1 at {most} goals less F1 at "
+        f"{least}, points; tokens at {most} goals"
+    )
+    return Table("distances-history", title, header, rows)

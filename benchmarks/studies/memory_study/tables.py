@@ -195,7 +195,7 @@ def real_sections(study: Study) -> list[Table]:
 def sections(study: Study, others: Sequence[str] = OTHERS) -> list[Table]:
     """All tables that have a row, in the order in which they are read; differences are from ``others``, too."""
     from .cause_tables import causes, causes_by_goals, signal
-    from .claim_tables import distances, token_distances
+    from .claim_tables import distances, history_decline, token_distances
     from .headline_tables import overview, training_differences
     from .memory_tables import memories, readings
     from .more_tables import collapse, costs_of, curves, estimator_table, tokens, tuning
@@ -203,7 +203,7 @@ def sections(study: Study, others: Sequence[str] = OTHERS) -> list[Table]:
     less, training = partial(differences, others=others), partial(training_differences, others=others)
     each: Sequence[Callable[[Study, str], Table]] = (scores, less, training, memories, readings)
     more: Sequence[Callable[[Study, str], Table]] = (causes, gaps, right_number, signal, tokens, estimator_table)
-    found = [overview(study), distances(study), token_distances(study)]
+    found = [overview(study), distances(study), token_distances(study), history_decline(study)]
     for regime in (one.name for one in study.regimes):
         found += [make(study, regime) for make in (*each, *more, collapse, curves, costs_of)]
         found += [memories(study, regime, pooled=True), causes(study, regime, pooled=True)]
