@@ -92,6 +92,8 @@ def history_decline(study: Study) -> Table:
     Tokens are what each policy spent, not the same episodes priced twice.
     """
     least, most, rows = min(study.scale.test_goals), PAPER_GOALS, []
+    if most not in study.scale.test_goals:
+        return Table("distances-history", "Memory beside full history", ("policy",), [])
     pairs = [(words, study.start("", key), study.start("history", key)) for key, words in STARTS.items()]
     for regime in (one.name for one in study.regimes):
         pairs += [
@@ -100,13 +102,11 @@ def history_decline(study: Study) -> Table:
         ]
     for words, memory, history in pairs:
         seeds = [seed for seed in history if seed in memory]
-        if not seeds or most not in study.scale.test_goals:
+        if not seeds:
             continue
-        ours, theirs = (
-            [f1_at(one[seed], most) - f1_at(one[seed], least) for seed in seeds] for one in (memory, history)
-        )
-        less = [theirs[i] - ours[i] for i in range(len(seeds))]
-        cells = [over_seeds(values).text(sign=True) for values in (ours, theirs, less)]
+        falls = [[f1_at(one[seed], most) - f1_at(one[seed], least) for seed in seeds] for one in (memory, history)]
+        less = [theirs - ours for ours, theirs in zip(*falls, strict=True)]
+        cells = [over_seeds(values).text(sign=True) for values in (*falls, less)]
         for name in ("total_tokens", "peak_tokens"):
             saved = [100 - 100 * at(memory[seed], most, name) / at(history[seed], most, name) for seed in seeds]
             cells.append(over_seeds(saved).text())
