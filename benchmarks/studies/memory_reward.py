@@ -225,8 +225,9 @@ def keep(cells: list[Cell], arguments: argparse.Namespace, scale: Scale, read: R
 def show_tables(cells: list[Cell], scale: Scale, read: Reader, console: Console, against: str) -> None:
     """Prints all tables, as Markdown; differences are from the arm ``against``, too."""
     from memory_study.estimates import LEAST_SEEDS
+    from memory_study.sections import sections
     from memory_study.study import gather
-    from memory_study.tables import sections, state
+    from memory_study.tables import state
 
     scores = dev_scores(read)
     study = gather(cells, read, lambda cell: settled(cell, scores), scale)

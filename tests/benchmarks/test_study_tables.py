@@ -20,13 +20,12 @@ from memory_study.more_tables import collapse, costs_of, curves, estimator_table
 from memory_study.plan import minutes
 from memory_study.plots import by_goals, learning, quality_bins
 from memory_study.real import REAL, real_matrix, with_data
+from memory_study.sections import real_sections, sections
 from memory_study.study import gather
 from memory_study.tables import (
     differences,
     gaps,
-    real_sections,
     scores,
-    sections,
     state,
     within_seeds,
 )

@@ -15,8 +15,9 @@ from . import plots
 from .arms import ARMS, CROSSED, CROSSED_ARMS, REGIMES
 from .cells import DEV_SEED, SEEDS, STUDY, candidates
 from .real import LEARNING_RATE, REAL, REGIME
+from .sections import real_sections, sections
 from .study import Study
-from .tables import Table, real_sections, sections, state
+from .tables import Table, state
 
 ROOT = Path(__file__).resolve().parents[3]
 DOCS = ROOT / "docs"

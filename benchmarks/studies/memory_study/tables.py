@@ -1,4 +1,4 @@
-"""Tables of the study, from the JSON files of its cells; ``sections`` is what ``--table`` and docs/study.md show.
+"""What every table of the study is made of, and the tables of scores; which there are is said in ``sections``.
 
 Invariant: how many seeds are in stands in every row of an arm.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 from .estimates import Estimate, over_seeds, over_tasks
@@ -176,39 +175,6 @@ def _trained(goals: Sequence[int]) -> str:
 
 def _goals(goals: Sequence[int]) -> tuple[str, ...]:
     return tuple(f"{n} goals" for n in goals)
-
-
-def real_sections(study: Study) -> list[Table]:
-    """The tables of the study on a language model. Causes are not among them: its notes are seldom word for word."""
-    from .cause_tables import signal
-    from .memory_tables import memories, readings
-    from .more_tables import costs_of, curves, tokens
-
-    found = []
-    for regime in (one.name for one in study.regimes):
-        makers = (scores, differences, memories, readings, signal, tokens, curves, costs_of)
-        found += [make(study, regime) for make in makers]
-        found += [scores(study, regime, "em"), within_seeds(study, regime)]
-    return [table for table in found if table.rows]
-
-
-def sections(study: Study, others: Sequence[str] = OTHERS) -> list[Table]:
-    """All tables that have a row, in the order in which they are read; differences are from ``others``, too."""
-    from .cause_tables import causes, causes_by_goals, signal
-    from .claim_tables import distances, history_decline, token_distances
-    from .headline_tables import overview, training_differences
-    from .memory_tables import memories, readings
-    from .more_tables import collapse, costs_of, curves, estimator_table, tokens, tuning
-
-    less, training = partial(differences, others=others), partial(training_differences, others=others)
-    each: Sequence[Callable[[Study, str], Table]] = (scores, less, training, memories, readings)
-    more: Sequence[Callable[[Study, str], Table]] = (causes, gaps, right_number, signal, tokens, estimator_table)
-    found = [overview(study), distances(study), token_distances(study), history_decline(study)]
-    for regime in (one.name for one in study.regimes):
-        found += [make(study, regime) for make in (*each, *more, collapse, curves, costs_of)]
-        found += [memories(study, regime, pooled=True), causes(study, regime, pooled=True)]
-        found += [scores(study, regime, "em"), causes_by_goals(study, regime), within_seeds(study, regime, others)]
-    return [table for table in [*found, tuning(study)] if table.rows]
 
 
 MOST_NAMED = 6
