@@ -7,7 +7,7 @@ import importlib
 import json
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -44,7 +44,7 @@ def test_it_lists_what_is_kept(mempo: Mempo, tmp_path: Path) -> None:
     keep(tmp_path / "kept", "of-another-study-0")  # what the matrix does not know is listed, too
     lines = mempo(*call).out.splitlines()
     assert lines[1] == "of-another-study-0"
-    assert lines[2] == f"{'smollm2/hotpotqa-grpo-0':32} 60 min, and 60 min for warm-0, which is made again"
+    assert lines[2] == f"{'smollm2/hotpotqa-grpo-0':32} 76 min, and 45 min for warm-0, which is made again"
     # Weights that an earlier rerun made are not made again.
     content = {"fingerprint": importlib.import_module("memory_study.cells").fingerprint(WARM)}
     (tmp_path / "out" / "runs" / "warm-0" / "base").mkdir(parents=True)
@@ -56,13 +56,23 @@ def test_it_lists_what_is_kept(mempo: Mempo, tmp_path: Path) -> None:
 
 def test_help_says_what_a_rerun_costs(mempo: Mempo) -> None:
     words = " ".join(mempo("reproduce", "--help").out.split())
-    cells = importlib.import_module("memory_study.cells").matrix(full=True)
     minutes = importlib.import_module("memory_study.plan").minutes
-    some = [minutes(cell) for cell in cells if cell.kind != "warm"]
-    assert f"about {min(some):.0f} to {max(some):.0f} minutes" in words
-    assert f"since weights are not kept, {minutes(WARM):.0f} minutes; on a language model an hour each" in words
     real = importlib.import_module("memory_study.real")
-    assert {minutes(cell, real.REAL) for cell in real.real_matrix()} == {60.0}
+    matrix = importlib.import_module("memory_study.cells").matrix(full=True)
+
+    def text(cells: Iterable[Any], *scale: Any) -> str:
+        some = [minutes(cell, *scale) for cell in cells]
+        least, most = f"{min(some):.0f}", f"{max(some):.0f}"
+        return least if least == most else f"{least} to {most}"
+
+    def of(context: str, warm: bool) -> str:
+        return text(cell for cell in matrix if cell.context == context and (cell.kind == "warm") == warm)
+
+    assert f"about {of('memory', False)} minutes, with full history {of('history', False)}, and its" in words
+    assert f"not kept, {of('memory', True)} minutes, with full history {of('history', True)};" in words
+    language = real.real_matrix()
+    trained, warm = ([cell for cell in language if (cell.kind == "warm") == which] for which in (False, True))
+    assert f"takes {text(trained, real.REAL)} minutes and its warm start {text(warm, real.REAL)}." in words
 
 
 def test_a_cell_that_is_known_but_not_kept_is_told_how_to_run(mempo: Mempo, tmp_path: Path) -> None:
