@@ -12,11 +12,11 @@ import pytest
 from memory_study.cause_tables import causes, causes_by_goals, signal
 from memory_study.cells import STUDY, Cell, eval_config, fingerprint, matrix, run_config
 from memory_study.claim_tables import distances, history_decline, token_distances
+from memory_study.cost_tables import costs_of, curves, tokens
 from memory_study.document import between, real_results, results
 from memory_study.failures import CAUSES
 from memory_study.headline_tables import overview, training_differences
 from memory_study.memory_tables import memories, readings
-from memory_study.more_tables import collapse, costs_of, curves, estimator_table, tokens, tuning
 from memory_study.plan import minutes
 from memory_study.plots import by_goals, learning, quality_bins
 from memory_study.real import REAL, real_matrix, with_data
@@ -29,6 +29,7 @@ from memory_study.tables import (
     state,
     within_seeds,
 )
+from memory_study.training_tables import collapse, estimator_table, tuning
 from rich.console import Console
 
 from mempo_env.errors import UserError

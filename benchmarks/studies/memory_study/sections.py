@@ -10,11 +10,12 @@ from functools import partial
 
 from .cause_tables import causes, causes_by_goals, signal
 from .claim_tables import distances, history_decline, token_distances
+from .cost_tables import costs_of, curves, tokens
 from .headline_tables import overview, training_differences
 from .memory_tables import memories, readings
-from .more_tables import collapse, costs_of, curves, estimator_table, tokens, tuning
 from .study import OTHERS, Study
 from .tables import Table, differences, gaps, right_number, scores, within_seeds
+from .training_tables import collapse, estimator_table, tuning
 
 
 def real_sections(study: Study) -> list[Table]:
