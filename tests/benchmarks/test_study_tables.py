@@ -176,17 +176,26 @@ def test_full_history_stands_beside_the_memory_policies_made_alike() -> None:
     assert history_decline(study).rows == []  # no history was kept
     study.arms["easy"]["history"], study.warm["history"] = {}, {}
     for seed, cell in study.arms["easy"]["grpo"].items():  # 30 + seed at 2 and at 10 goals, 1 token each
-        ten = part([10.0, 20.0 + 2 * seed], total_tokens=[4, 4], peak_tokens=[2 + seed, 2 + seed])
+        blocks = {"memory_tokens": [[0, 1], [], None]}
+        f1 = [10.0, 20.0 + 2 * seed, None]  # the third one ended with a fault
+        ten = part(f1, total_tokens=[4, 4, None], peak_tokens=[2 + seed, 2 + seed, None], **blocks)
         after = {"after": evaluation(40.0) | {"10": ten}}
         study.arms["easy"]["history"][seed] = dict(cell) | {"evaluations": after}
-    study.warm["history"][0] = {"evaluations": {"before": evaluation(25.0)}}
+    start_tokens = {"total_tokens": [6, 6], "peak_tokens": [5, 5], "memory_tokens": [[1, 2], [1, 0]]}
+    study.warm["history"][0] = {"evaluations": {"before": evaluation(25.0, **start_tokens)}}
     start, arm = history_decline(study).rows
-    assert start == ("warm start", "1", "+0.0", "+0.0", "+0.0", "0.0", "0.0")
+    # 1 token of 6 and of 5; the blocks cost 1 + 1 + 2 and 1 + 1 of all, 3 and 1 of the largest call: of 3 and of 3.
+    assert start == ("warm start", "1", "+0.0", "+0.0", "+0.0", "83.3", "80.0", "66.7", "66.7")
     # 15, 16 and 17 at 10 goals, less 40: mean -24, deviation 1, 4.303 / sqrt(3) = 2.48
     fell = "-24.0 (-26.5 to -21.5)"
     # 1 token of 2, of 3, of 4: 50, 66.7 and 75 % saved
     assert arm[:6] == ("easy, grpo", "3", "+0.0 (+0.0 to +0.0)", fell, fell, "75.0 (75.0 to 75.0)")
     assert arm[6].startswith("63.9 (")
+    # 1 block of 1 token in one of two episodes that ended, written last: 1 token of 3.5, and of 1.5, 2.5 and 3.5
+    assert arm[7] == "71.4 (71.4 to 71.4)"
+    assert arm[8].startswith("54.9 (")
+    for table in (scores, memories, collapse, tokens):  # each arm beside the warm start that it began from
+        assert row(table(study, "easy"), "warm start (history)")[1] == "1"
 
 
 def test_memories_and_readers_are_told_apart() -> None:

@@ -43,7 +43,11 @@ def signal(study: Study, regime: str) -> Table:
 def causes(study: Study, regime: str, *, pooled: bool = False) -> Table:
     """Of the goals that were answered wrongly, how many by which cause, as ``memories`` over trained or all numbers."""
     goals, rows = study.scale.test_goals if pooled else in_range(study, regime), []
-    lines = {words: study.failures("", name) for name, words in (("before", "warm start"), ("imitation", "imitation"))}
+    lines = {
+        words + suffix: study.failures(arm, name)
+        for suffix, arm in study.contexts(regime).items()
+        for name, words in (("before", "warm start"), ("imitation", "imitation"))
+    }
     lines |= {label: study.failures(label, "after", regime) for label in study.arms.get(regime, {})}
     for label, found in lines.items():
         if found:
@@ -58,7 +62,9 @@ def causes(study: Study, regime: str, *, pooled: bool = False) -> Table:
 def causes_by_goals(study: Study, regime: str) -> Table:
     """The causes at each number of goals, in % of all goals, summed over seeds."""
     rows = []
-    lines: dict[str, Evaluations] = {"warm start": study.failures("", "before")}
+    lines: dict[str, Evaluations] = {
+        f"warm start{suffix}": study.failures(arm, "before") for suffix, arm in study.contexts(regime).items()
+    }
     lines |= {label: study.failures(label, "after", regime) for label in study.arms.get(regime, {})}
     for label, found in lines.items():
         for n in study.scale.test_goals if found else ():

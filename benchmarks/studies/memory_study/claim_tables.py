@@ -9,7 +9,7 @@ import math
 from typing import Any
 
 from .estimates import Estimate, apart, over_seeds
-from .measures import at, f1_at, quality, saving
+from .measures import Evaluation, at, f1_at, mean, quality, saving
 from .study import TUNED, Study, alike, context_of
 from .tables import PAPER_GOALS, STARTS, Table, difference
 
@@ -107,16 +107,35 @@ def history_decline(study: Study) -> Table:
         falls = [[f1_at(one[seed], most) - f1_at(one[seed], least) for seed in seeds] for one in (memory, history)]
         less = [theirs - ours for ours, theirs in zip(*falls, strict=True)]
         cells = [over_seeds(values).text(sign=True) for values in (*falls, less)]
-        for name in ("total_tokens", "peak_tokens"):
-            saved = [100 - 100 * at(memory[seed], most, name) / at(history[seed], most, name) for seed in seeds]
-            cells.append(over_seeds(saved).text())
+        for spent in (_spent, _spent_without_blocks):
+            tokens = [(_spent(memory[seed], most), spent(history[seed], most)) for seed in seeds]
+            for part in (0, 1):  # total, peak
+                cells.append(over_seeds([100 - 100 * ours[part] / theirs[part] for ours, theirs in tokens]).text())
         rows.append((words, str(len(seeds)), *cells))
     header = (
         *("policy", "seeds", "F1 with a memory", "with full history", "history less memory"),
         *("total tokens saved by the memory, %", "peak saved, %"),
+        *("total saved, had the history no memory blocks", "peak saved, had it none"),
     )
     title = (
         f"Memory beside full history, each with a policy of its own, made alike: F1 at {most} goals less F1 at "
         f"{least}, points; tokens at {most} goals"
     )
     return Table("distances-history", title, header, rows)
+
+
+def _spent(evaluation: Evaluation, goals: int) -> tuple[float, float]:
+    """TT and PT, means over episodes."""
+    return at(evaluation, goals, "total_tokens"), at(evaluation, goals, "peak_tokens")
+
+
+def _spent_without_blocks(evaluation: Evaluation, goals: int) -> tuple[float, float]:
+    """The same for episodes that kept their history, had they written no memories.
+
+    A block costs its tokens in the call that writes it and again in each later one; the last call has them all, and is
+    the largest. The tags around a block are not counted.
+    """
+    blocks = [some for some in evaluation[str(goals)]["episodes"]["memory_tokens"] if some is not None]
+    total, peak = _spent(evaluation, goals)
+    read = [sum(n * (len(some) - turn) for turn, n in enumerate(some)) for some in blocks]
+    return total - mean(read), peak - mean([sum(some) for some in blocks])

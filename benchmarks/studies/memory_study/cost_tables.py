@@ -26,8 +26,9 @@ def tokens(study: Study, regime: str) -> Table:
             cells.append(cost)
         rows.append((label, str(len(found)), *cells))
 
-    if start := study.start(""):
-        add("warm start", start)
+    for suffix, arm in study.contexts(regime).items():
+        if start := study.start(arm):
+            add(f"warm start{suffix}", start)
     for label in study.arms.get(regime, {}):
         add(label, study.after(regime, label))
     title = (

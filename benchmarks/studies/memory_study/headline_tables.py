@@ -56,7 +56,7 @@ def training_differences(study: Study, regime: str, others: Sequence[str] = OTHE
     """F1 of the sampled training episodes less that of some others and of the control, which saw the same tasks."""
     rows = []
     for label in study.arms.get(regime, {}):
-        known = [CONTROL] * (label != alike("grpo", label))
+        known = [CONTROL] * (label != alike("grpo", label) and context_of(label) == "memory")
         for other in dict.fromkeys((*others, *known)):
             whole, half = (_sampled(study, regime, label, other, part) for part in (_all, _last_half))
             if whole.n:
@@ -90,9 +90,10 @@ def _f1(cell: Any) -> list[float]:
 
 
 def _partner(study: Study, regime: str, label: str, name: str) -> Evaluations:
-    """The evaluations to compare an arm with: none where it is that arm, or plays in another context."""
+    """The evaluations to compare an arm with: none where it is that arm; the control's in its own context alone."""
     partner = alike(name, label)
-    return {} if label == partner or context_of(label) != "memory" else study.after(regime, partner)
+    foreign = name == CONTROL and context_of(label) != "memory"
+    return {} if label == partner or foreign else study.after(regime, partner)
 
 
 def _calls(evaluation: Any, goals: Sequence[int]) -> float:

@@ -24,8 +24,9 @@ def memories(study: Study, regime: str, *, pooled: bool = False) -> Table:
         cells += [over_seeds([pooled_share(one, goals, *share) for one in some]).text(3) for share in shares]
         return label, str(len(some)), *cells
 
-    starts = [(words, study.start("", key)) for key, words in STARTS.items()]
-    rows = [row(words, found) for words, found in starts if found]
+    for suffix, arm in study.contexts(regime).items():
+        starts = [(words + suffix, study.start(arm, key)) for key, words in STARTS.items()]
+        rows += [row(words, found) for words, found in starts if found]
     rows += [row(label, study.after(regime, label)) for label in study.arms.get(regime, {})]
     header = (
         *("policy", "seeds", "Q(m)", "Q(m) > 0.8"),

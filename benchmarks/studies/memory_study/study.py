@@ -52,6 +52,11 @@ class Study:
         """The default regimes, and of the others those that were run."""
         return [one for one in self.scale.regimes.values() if one.default or self.arms.get(one.name)]
 
+    def contexts(self, regime: str) -> dict[str, str]:
+        """What is written behind the warm starts of a regime's arms, and an arm that began there: ``memory`` first."""
+        found = {"memory": ""} | {context_of(label): label for label in self.arms.get(regime, {})}
+        return {"" if context == "memory" else f" ({context})": label for context, label in found.items()}
+
     def after(self, regime: str, label: str) -> dict[int, Any]:
         """Evaluations of an arm by seed."""
         return {seed: found["evaluations"]["after"] for seed, found in self.arms.get(regime, {}).get(label, {}).items()}

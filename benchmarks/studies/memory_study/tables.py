@@ -59,9 +59,11 @@ def scores(study: Study, regime: str, name: str = "f1", value: Callable[[Any, in
         value: What an evaluation has at a number of goals.
     """
     goals, trained = study.scale.test_goals, in_range(study, regime)
-    lines = [(words, study.start("", key)) for key, words in STARTS.items()]
-    if any(label.startswith("history") for label in study.arms.get(regime, {})):
-        lines += [(f"{words} (history)", study.start("history", key)) for key, words in STARTS.items()]
+    lines = [
+        (words + suffix, study.start(arm, key))
+        for suffix, arm in study.contexts(regime).items()
+        for key, words in STARTS.items()
+    ]
     lines += [(label, study.after(regime, label)) for label in study.arms.get(regime, {})]
     rows = [
         (

@@ -64,8 +64,9 @@ def collapse(study: Study, regime: str) -> Table:
             cells.append(f"{mean([a for a, _ in moved]):.3f} -> {mean([b for _, b in moved]):.3f}" if moved else "-")
         rows.append((label, str(len(found)), *cells))
 
-    if start := study.start(""):
-        add("warm start", start, [])
+    for suffix, arm in study.contexts(regime).items():
+        if start := study.start(arm):
+            add(f"warm start{suffix}", start, [])
     for label, cells in study.arms.get(regime, {}).items():
         add(label, study.after(regime, label), [cell["training"] for cell in cells.values()])
     title = f"{regime}: signs of collapse over all numbers of goals (shares, or counts an episode), mean over seeds"
