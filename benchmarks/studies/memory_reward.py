@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from memory_study.arms import ARMS
 from memory_study.cells import SMOKE, STUDY, Cell, Scale, matrix, same_as_untuned, with_choice
-from memory_study.plan import minutes, shard, warm_starts
+from memory_study.plan import minutes, read_shard, read_threads, shard, warm_starts
 from memory_study.real import REAL, REAL_SMOKE, real_matrix, with_data
 from memory_study.store import RESULTS, found_weights, pack, read_cell
 from memory_study.study import OTHERS
@@ -45,24 +45,11 @@ from mempo_env.errors import UserError, unknown_name
 Reader = Callable[[Cell], dict[str, Any] | None]
 """What a cell found; None where it is not there."""
 
-
 AGAIN = (
     "run the chosen cells from their beginning even if they are there, but no warm start. Needed where the code of an "
     "algorithm changed, one given as module:Class above all: cells know its name and settings, not its code. --pack "
     "replaces no result that is kept: remove its file first"
 )
-
-
-def read_shard(text: str) -> tuple[int, int]:
-    """``I/N`` as two numbers.
-
-    Raises:
-        argparse.ArgumentTypeError: It is not 1/N to N/N.
-    """
-    part, _, parts = text.partition("/")
-    if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
-        raise argparse.ArgumentTypeError(f"'{text}' is no shard; give I/N, such as 1/2")
-    return int(part), int(parts)
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -74,8 +61,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--real", action="store_true", help="SmolLM2-135M on HotpotQA instead of the closed world")
     parser.add_argument("--data", default="", help="--real: folder of HotpotQA, if it is not where the preset looks")
     parser.add_argument("--full", action="store_true", help="the further arms, too")
-    parser.add_argument("--threads", type=int, default=1, help="CPU threads of a cell")
-    parser.add_argument("--smoke", action="store_true", help="everything small: minutes, and no result")
+    parser.add_argument("--threads", type=read_threads, default=1, metavar="N", help="CPU threads of a cell")
+    parser.add_argument("--smoke", action="store_true", help="everything small: it runs, and says nothing")
     parser.add_argument("--list", action="store_true", help="show the cells and run nothing")
     parser.add_argument("--again", action="store_true", help=AGAIN)
     parser.add_argument("--table", action="store_true", help="show the tables and run nothing")
@@ -154,6 +141,10 @@ def run(
                     again=again,
                     anew=again,
                 )
+            except UserError as error:
+                console.print(f"    failed: {error}", markup=False, highlight=False)
+                failed.append(cell.name)
+                continue
             except Exception:
                 console.print_exception()
                 failed.append(cell.name)
@@ -177,7 +168,11 @@ def show_list(cells: list[Cell], arguments: argparse.Namespace, scale: Scale, re
             state = "again" if arguments.again and cell.kind != "warm" else "done"
         if state not in ("as untuned", "done"):
             left.append(cell)
-        console.print(f"{cell.name:40} {minutes(cell, scale):5.1f} min  {state}", markup=False)
+        took = "" if arguments.smoke else f"{minutes(cell, scale):5.1f} min  "
+        console.print(f"{cell.name:40} {took}{state}", markup=False)
+    if arguments.smoke:  # the minutes were measured at full size
+        console.print(f"{len(cells)} cells, {len(left)} of them not done", markup=False)
+        return
     made = [warm for warm in warm_starts(left) if found_weights(arguments.out, warm, scale) is None]
     warming = sum(minutes(warm, scale) for warm in made)
     hours = (warming + sum(minutes(cell, scale) for cell in left if cell.kind != "warm")) / 60

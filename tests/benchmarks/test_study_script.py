@@ -14,7 +14,7 @@ from memory_study.cells import SMOKE, STUDY, Cell, Scale, algorithm_config, cand
 from memory_study.reproduce import cell_of, kept, read_kept
 from memory_study.store import read_cell, read_json, write_json
 
-from mempo_env.algos.algorithm_config import MemPOConfig
+from mempo_env.algos.algorithm_config import GRPOConfig, MemPOConfig
 from mempo_env.algos.base import get_algorithm
 from mempo_env.errors import UserError
 
@@ -101,6 +101,13 @@ def test_what_cannot_be_chosen_is_told_what_to_do(tmp_path: Path, arguments: str
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("threads", ["0", "-1", "two"])
+def test_threads_are_one_or_more(capsys: pytest.CaptureFixture[str], threads: str) -> None:
+    with pytest.raises(SystemExit):
+        SCRIPT.parse(["--threads", threads])
+    assert f"'{threads}' is no number of threads; give 1 or more" in capsys.readouterr().err
+
+
 def test_again_runs_what_is_there_from_its_beginning_but_no_warm_start(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +146,57 @@ def test_again_runs_what_is_there_from_its_beginning_but_no_warm_start(
     capsys.readouterr()
     found = {one.arm: read_cell(tmp_path, one, SMOKE, stored) for one in (cell, other)}
     assert {arm: result and result["which"] for arm, result in found.items()} == {"short": "new", "mempo": "old"}
+    assert not any((tmp_path / "earlier").iterdir())
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_what_again_replaces_comes_back_if_it_fails(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, stopped: bool
+) -> None:
+    cell = Cell("train", 0, "easy", "short")
+    place_warm(tmp_path, cell.warm, SMOKE)
+    place_cell(tmp_path, cell, SMOKE, which="old")
+    (tmp_path / "runs" / cell.name / "checkpoints").mkdir(parents=True)
+
+    def fails(cell: Cell, out: Path, *_: Any) -> Any:
+        (out / "runs" / cell.name / "half").mkdir(parents=True)
+        raise KeyboardInterrupt if stopped else UserError("it cannot be")
+
+    flags = ["--smoke", "--full", "--out", str(tmp_path), "--stored", str(tmp_path / "s"), "--only", cell.name]
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(runner, "_train", fails)
+    try:
+        if stopped:
+            for _ in range(2):  # the second one sets nothing aside: what the first one left is half a run
+                with pytest.raises(KeyboardInterrupt):
+                    SCRIPT.main([*flags, "--again"])
+            assert read_cell(tmp_path, cell, SMOKE) is None
+            assert (tmp_path / "runs" / cell.name / "half").exists()  # goes on from here
+            monkeypatch.setattr(runner, "_train", lambda *_: (_ for _ in ()).throw(UserError("it cannot be")))
+        assert SCRIPT.main([*flags, "--again"]) == 1
+    finally:
+        torch.set_num_threads(threads)
+    assert "failed: it cannot be" in capsys.readouterr().out
+    found = read_cell(tmp_path, cell, SMOKE)
+    assert found is not None
+    assert found["which"] == "old"
+    assert [path.name for path in (tmp_path / "runs" / cell.name).iterdir()] == ["checkpoints"]
+    assert not any((tmp_path / "earlier").iterdir())
+
+
+def test_an_arm_that_cannot_be_used_fails_before_its_warm_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UserError, match=r"arm mine: GRPOConfig has no weight .*; give Arm\(.., weighted=False\)"):
+        Arm("mine", "grpo", GRPOConfig(), "", default=False)
+    misspelt = Arm("mine", "memory_study.control:ShortMempo", MemPOConfig(), "", default=False)
+    monkeypatch.setitem(ARMS, "mine", misspelt)
+    monkeypatch.setattr(runner, "_warm", lambda *_: pytest.fail("a warm start was made"))
+    assert SCRIPT.main(["--smoke", "--full", "--only", "easy-mine-0", "--out", str(tmp_path)]) == 1
+    shown = capsys.readouterr().out
+    assert "failed: " in shown
+    assert "ShortMempo" in shown
+    assert "Traceback" not in shown
 
 
 OWN = '''
@@ -182,8 +240,9 @@ def test_the_script_lists_shows_and_keeps(tmp_path: Path, capsys: pytest.Capture
     write_json(tmp_path / "cells" / "warm-0.json", content)
     assert SCRIPT.main(["--smoke", "--only", "warm-*", "--list", *out, *place]) == 0
     listed = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in listed if line.endswith("done")] == ["warm-0"]
-    assert listed[-1].startswith("6 cells, about ")
+    assert [line.split()[0] for line in listed[:-1] if line.endswith("done")] == ["warm-0"]
+    assert listed[-1] == "6 cells, 5 of them not done"
+    assert not any(" min " in line for line in listed)  # minutes were measured at full size
     assert SCRIPT.main(["--smoke", "--pack", *out, *place]) == 0
     assert read_json(tmp_path / "kept" / "warm-0.json.gz") == content | {"texts": {}, "failures": {}}
     (tmp_path / "cells" / "warm-0.json").unlink()

@@ -15,6 +15,7 @@ from typing import Any
 
 from mempo_env.algos.algorithm_config import GRPOConfig, MemPOConfig, MemPOPaperConfig
 from mempo_env.algos.ppo_config import PPOConfig
+from mempo_env.errors import UserError
 from mempo_env.rewards import OutcomeMode
 
 
@@ -59,7 +60,7 @@ class Arm:
         algo: Algorithm, as ``mempo train --algo`` takes it.
         settings: The algorithm's settings, without the weight.
         words: What it is, for readers.
-        weighted: Whether there is a weight of the memory reward to tune.
+        weighted: Whether there is a weight of the memory reward to tune; its settings have a ``weight`` then.
         default: Whether it is part of the default matrix, or of ``--full`` only.
         context: Context strategy; another than ``memory`` has a warm start of its own. The demonstrator cannot do
             without a memory, so that under ``history`` the memory blocks are part of what is kept.
@@ -74,6 +75,14 @@ class Arm:
     default: bool = True
     context: str = "memory"
     regimes: tuple[str, ...] = tuple(REGIMES)
+
+    def __post_init__(self) -> None:
+        """Refuses a weight that its settings lack."""
+        if self.weighted and not hasattr(self.settings, "weight"):
+            raise UserError(
+                f"arm {self.name}: {type(self.settings).__name__} has no weight of a memory reward to tune; "
+                "give Arm(.., weighted=False)"
+            )
 
 
 def _further(name: str, settings: MemPOConfig, words: str, **more: Any) -> Arm:

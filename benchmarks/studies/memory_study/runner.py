@@ -17,7 +17,7 @@ import platform
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from rich.console import Console
 from mempo_env.agents.codec import CodecTokenCounter
 from mempo_env.agents.episodes_io import load_episodes
 from mempo_env.agents.policy import LoraPolicy
+from mempo_env.algos.base import get_algorithm
 from mempo_env.algos.checkpoint import latest_checkpoint
 from mempo_env.algos.config import RunConfig
 from mempo_env.algos.config_io import read_config
@@ -56,7 +57,7 @@ from .compare import unequal_parts
 from .estimates import over_tasks
 from .measures import paired
 from .probe import probe
-from .store import found_weights, read_cell, remade_note, write_json
+from .store import earlier_aside, found_weights, read_cell, remade_note, write_json
 
 KEPT_METRICS = (
     *("rollout/return", "rollout/f1", "rollout/em", "rollout/success", "rollout/turns", "rollout/tool_calls"),
@@ -92,18 +93,20 @@ def run_cell(
         threads: CPU threads.
         stored: Folder of kept results: a cell that is there counts as done.
         again: The cell itself is run even if it is kept; its warm start is not, beyond the weights.
-        anew: The cell itself is run from its beginning even if it is in ``out``, too; nothing that is there is used.
+        anew: The cell itself is run from its beginning even if it is in ``out``, too; nothing that is there is used,
+            but it is back if the new run fails.
 
     Returns:
         What its JSON file holds.
+
+    Raises:
+        UserError: The arm's class or its settings cannot be used; nothing was run.
     """
     if cell.kind != "warm":
+        get_algorithm(run_config(cell, out, scale, threads).algo)(algorithm_config(cell))  # after the warm start: late
         run_cell(cell.warm, out, console, scale, threads, stored=stored)
-    with _locked(out / "locks" / cell.name):
-        if anew:
-            (out / "cells" / f"{cell.name}.json").unlink(missing_ok=True)
-            shutil.rmtree(out / "runs" / cell.name, ignore_errors=True)
-        elif (found := read_cell(out, cell, scale, None if again else stored)) is not None:
+    with _locked(out / "locks" / cell.name), earlier_aside(cell, out) if anew else nullcontext():
+        if (found := read_cell(out, cell, scale, None if again else stored)) is not None:
             return found
         begun = {} if cell.kind == "warm" else {"warm_start": _weights(cell.warm, out, console, scale, threads, stored)}
         torch.set_num_threads(threads)
@@ -121,6 +124,7 @@ def run_cell(
         }
         write_json(out / "texts" / f"{cell.name}.json.gz", _texts(episodes, scale.texts))
         write_json(out / "cells" / f"{cell.name}.json", result)
+        shutil.rmtree(out / "earlier" / cell.name, ignore_errors=True)
         return result
 
 

@@ -13,7 +13,9 @@ from __future__ import annotations
 import gzip
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -164,3 +166,35 @@ def first_texts(episodes: Iterable[dict[str, Any]], most: int) -> list[dict[str,
         if seen[goals] <= most:
             kept.append(episode)
     return kept
+
+
+@contextmanager
+def earlier_aside(cell: Cell, out: Path) -> Iterator[None]:
+    """Sets aside what a cell found before, in ``earlier``, and puts it back if the new run fails.
+
+    A new run that is stopped can go on; what it replaces stays aside until it has ended.
+    """
+    aside = out / "earlier" / cell.name
+    places = {out / "cells" / f"{cell.name}.json": aside / "cell.json", out / "runs" / cell.name: aside / "run"}
+    aside.mkdir(parents=True, exist_ok=True)
+    for place, kept in places.items():
+        if place.exists() and not kept.exists():
+            place.rename(kept)
+        _remove(place)
+    try:
+        yield
+    except Exception:
+        for place, kept in places.items():
+            _remove(place)
+            if kept.exists():
+                kept.rename(place)
+        aside.rmdir()
+        raise
+
+
+def _remove(place: Path) -> None:
+    """Removes a file or a folder, if it is there."""
+    if place.is_dir():
+        shutil.rmtree(place)
+    else:
+        place.unlink(missing_ok=True)
