@@ -25,7 +25,7 @@ import fnmatch
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,18 +114,33 @@ def settled(cell: Cell, scores: Mapping[str, float]) -> Cell | None:
     return with_choice(cell, scores) if cell.kind == "tuned" else cell
 
 
+def in_turn(cells: Sequence[Cell], is_running: Callable[[Cell], bool]) -> Iterator[Cell]:
+    """Cells in the order in which to run them: those with known settings first, in either half running ones last."""
+    for tuned in (False, True):
+        late = []
+        for cell in cells:
+            if (cell.kind == "tuned") == tuned:
+                if is_running(cell):
+                    late.append(cell)
+                else:
+                    yield cell
+        yield from late
+
+
 def run(
     cells: list[Cell], arguments: argparse.Namespace, scale: Scale, console: Console, read: Reader
 ) -> tuple[list[str], list[str]]:
     """Runs cells, those with known settings first; a cell that fails stops no other.
 
+    Cells that another process is at come last, so that several can share a list.
+
     Returns:
         Names of those that wait for a tuning that is not done, and of those that failed.
     """
-    from memory_study.runner import run_cell
+    from memory_study.runner import is_running, run_cell
 
     waiting, failed = [], []
-    for number, cell in enumerate(sorted(cells, key=lambda cell: cell.kind == "tuned"), start=1):
+    for number, cell in enumerate(in_turn(cells, lambda cell: is_running(cell, arguments.out)), start=1):
         console.print(f"[{number}/{len(cells)}] {cell.name}", markup=False)
         ready = settled(cell, dev_scores(read) if cell.kind == "tuned" else {})
         if ready is None:

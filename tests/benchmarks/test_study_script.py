@@ -101,6 +101,23 @@ def test_what_cannot_be_chosen_is_told_what_to_do(tmp_path: Path, arguments: str
     assert not list(tmp_path.iterdir())
 
 
+def test_cells_that_another_process_is_at_come_last(tmp_path: Path) -> None:
+    one, two, tuned, other = (
+        *(Cell("train", seed, "easy", "grpo") for seed in (0, 1)),
+        *(Cell("tuned", 0, "easy", arm) for arm in ("grpo", "mempo")),
+    )
+    running = {one, tuned}
+    cells = SCRIPT.in_turn((tuned, one, other, two), lambda cell: cell in running)
+    assert next(cells) == two
+    running.clear()  # looked at when its turn comes, not before
+    assert list(cells) == [one, tuned, other]
+    assert not runner.is_running(one, tmp_path)
+    with runner._locked(tmp_path / "locks" / one.name):
+        assert runner.is_running(one, tmp_path)
+        assert not runner.is_running(two, tmp_path)
+    assert not runner.is_running(one, tmp_path)
+
+
 @pytest.mark.parametrize("threads", ["0", "-1", "two"])
 def test_threads_are_one_or_more(capsys: pytest.CaptureFixture[str], threads: str) -> None:
     with pytest.raises(SystemExit):

@@ -278,10 +278,19 @@ def _texts(episodes: dict[str, list[Episode]], most: int) -> dict[str, list[dict
     return found
 
 
+def is_running(cell: Cell, out: Path) -> bool:
+    """Whether another process is at this cell."""
+    try:
+        with _locked(out / "locks" / cell.name, fcntl.LOCK_NB):
+            return False
+    except BlockingIOError:
+        return True
+
+
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path, flags: int = 0) -> Iterator[None]:
     """Keeps other processes out; the system lets go when this one ends, however it ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        fcntl.flock(file, fcntl.LOCK_EX | flags)
         yield
