@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import typing
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from mempo_env.algos.algorithm_config import Baseline, MemoryCredit, MemPOConfig
 from mempo_env.algos.config import OptimConfig
 from mempo_env.algos.frozen_reference import FrozenReference
 from mempo_env.algos.grpo import GRPO
-from mempo_env.algos.memory_baselines import MemoryScores, comparable_memories, score_memories
+from mempo_env.algos.memory_baselines import GroupMemories, MemoryScores, comparable_memories, score_memories
 from mempo_env.algos.memory_reward import AnswerScorer
 from mempo_env.algos.mempo import MemPO
 from mempo_env.algos.optim import Optimizer, trainable
@@ -177,6 +178,40 @@ def test_a_name_without_its_case_is_refused_before_anything_is_scored(hand_group
     with pytest.raises(UserError, match="baseline='median' has no case in score_memories"):
         MemPO(MedianConfig()).advantages([hand_group], scorer)
     assert not scorer.memories
+
+
+@dataclass(frozen=True)
+class BlendConfig(MemPOConfig):
+    """A name of its own, under which no baseline of MemPO's can be asked for."""
+
+    baseline: Literal["blend"] = "blend"  # type: ignore[assignment]
+
+
+class Blend(MemPO):
+    """b is half the old memory's Q and half the mean of the other memories, as docs/algorithms.md says to ask."""
+
+    name, config_class, source = "blend", BlendConfig, "a test"
+
+    def memory_scores(self, memories: Sequence[GroupMemories], scorer: Any) -> list[MemoryScores]:
+        old = score_memories(memories, MemPOConfig(baseline="old_memory"), scorer)
+        others = score_memories(memories, MemPOConfig(baseline="reference"), scorer)
+        return [
+            replace(one, baseline=(one.baseline + other.baseline) / 2)  # (M,)
+            for one, other in zip(old, others, strict=True)
+        ]
+
+
+def test_baselines_of_mempo_are_blended_under_a_name_of_its_own(hand_group: Group, fake_scorer: Any) -> None:
+    algorithm, scorer = Blend(BlendConfig()), fake_scorer(QUALITY)
+    blended = [(one + two) / 2 for one, two in zip(BY_HAND["old_memory"], BY_HAND["reference"], strict=True)]
+    (memories,) = comparable_memories([hand_group])
+    (found,) = algorithm.memory_scores([memories], scorer)
+    assert found.baseline.tolist() == pytest.approx(blended, abs=1e-12)
+    credit = algorithm.memory_advantages(memories, found).tolist()
+    assert credit == pytest.approx([QUALITY[m] - b for m, b in zip("abcde", blended, strict=True)])
+    assert algorithm.advantages([hand_group], scorer).metrics["memory/baseline"] == pytest.approx(sum(blended) / 5)
+    with pytest.raises(UserError, match=r"unknown BlendConfig\.baseline 'old_memory'"):
+        replace(algorithm.config, baseline="old_memory")
 
 
 def test_scores_of_other_lengths_than_the_memories_are_refused() -> None:
