@@ -32,7 +32,7 @@ from .records import Observation, Task, goal_range
 from .rewards import OutcomeMode, RewardHook, TurnContext, hook_components, outcome_reward
 from .spaces import SAMPLE_OUTPUTS, Unicode
 from .tokens import RegexTokenCounter, TokenCounter
-from .tools import Tool, ToolArgumentError, escape_tags, printable
+from .tools import Tool, ToolArgumentError, checked_result, escape_tags, printable
 
 
 class MemoryEnv(gym.Env[Observation, str], ABC):
@@ -198,6 +198,7 @@ class MemoryEnv(gym.Env[Observation, str], ABC):
 
         Raises:
             RuntimeError: The episode has ended or was never started.
+            ToolResultError: A tool returned something that is no ``str``; its author's to mend.
         """
         if self._task is None or self._done:
             raise RuntimeError("call reset() before step(): there is no running episode")
@@ -322,7 +323,7 @@ class MemoryEnv(gym.Env[Observation, str], ABC):
         if self._calls >= self.budget.max_tool_calls:
             raise _RefusedCallError(FormatErrorKind.BUDGET_SPENT, "No tool calls are left; answer now.")
         self._calls += 1
-        return tools[call.name].call(call.arguments)
+        return checked_result(call.name, tools[call.name].call(call.arguments))
 
     def _observation(self) -> Observation:
         calls, turns = self.budget.max_tool_calls - self._calls, self.budget.max_turns - self._turn

@@ -15,10 +15,44 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from .actions import TAGS, encode_text
+from .errors import UserError
 
 
 class ToolArgumentError(Exception):
     """The arguments of a call cannot be used; the message is shown to the agent."""
+
+
+class ToolResultError(UserError):
+    """A tool returned something that is no text; its author mends it, whatever the agent wrote."""
+
+
+def checked_result(tool: str, result: object) -> str:
+    """What a tool returned, if it is text.
+
+    Args:
+        tool: Name of the tool.
+        result: What its ``call`` returned.
+
+    Returns:
+        The result.
+
+    Raises:
+        ToolResultError: It is no ``str``.
+
+    >>> checked_result("count", 7)
+    Traceback (most recent call last):
+    mempo_env.tools.ToolResultError: tool 'count' returned 7, of type int; its call(arguments) must return a str
+    """
+    if isinstance(result, str):
+        return result
+    text = repr(result)
+    shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}.."
+    raise ToolResultError(
+        f"tool '{tool}' returned {shown}, of type {type(result).__name__}; its call(arguments) must return a str"
+    )
+
+
+_SHOWN = 100  # characters of a result in a message
 
 
 @dataclass(frozen=True)

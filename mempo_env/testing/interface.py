@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import re
 import warnings
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from gymnasium.utils.env_checker import check_env
 
 from mempo_env.records import Task
-from mempo_env.tools import Tool
+from mempo_env.tools import Tool, ToolSpec
 
 from .outputs import example
 from .subject import Subject, broken, shown, start
@@ -33,8 +35,10 @@ def interface_is_kept(subject: Subject) -> str:
         )
     if "any text" not in env.action_space:
         raise broken("action_space does not take any text", "keep the space of MemoryEnv, or another spaces.Unicode")
-    tools = env.tools
+    tools = _listed(env, "tools")
     for tool in tools:
+        if isinstance(tool, type):
+            raise broken(f"tools has the class {tool.__name__}", f"give an object: {tool.__name__}(..)")
         if not isinstance(tool, Tool):
             raise broken(
                 f"{shown(tool)} is no tool", "a tool has an attribute `spec`, a ToolSpec, and `call(arguments)`"
@@ -62,7 +66,7 @@ def interface_is_kept(subject: Subject) -> str:
 def words_are_words(subject: Subject) -> str:
     """``vocabulary`` and ``phrases``, from which a model built in place takes its tokens."""
     env = subject.fresh()
-    words, phrases = list(env.vocabulary), list(env.phrases)
+    words, phrases = list(_listed(env, "vocabulary")), list(_listed(env, "phrases"))
     for word in words:
         sign = isinstance(word, str) and len(word) == 1 and word.isascii() and not word.isspace()
         if not (isinstance(word, str) and (sign or _WORD.fullmatch(word))):
@@ -98,19 +102,43 @@ def gymnasium_agrees(subject: Subject) -> str:
     return ""
 
 
+def _listed(env: Any, name: str) -> Sequence[Any]:
+    """A property of the environment that holds several things, as it is read before the first reset."""
+    try:
+        value = getattr(env, name)
+    except Exception as error:
+        raise broken(
+            f"reading {name} raised {type(error).__name__}: {error}",
+            "it is read before the first reset: make in __init__ what it needs, and set that up in prepare",
+        ) from error
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise broken(
+            f"{name} is {shown(value)}, no list or tuple",
+            f"make {name} a @property that returns a list or a tuple, of a single one, too: (one,)",
+        )
+    return value
+
+
 def _check_spec(tool: Tool) -> None:
-    spec = tool.spec
+    spec: object = tool.spec
+    if not isinstance(spec, ToolSpec):
+        raise broken(
+            f"the spec of tool {type(tool).__name__} is of type {type(spec).__name__}: {shown(spec)}",
+            "make it a mempo_env.ToolSpec(name, description, parameters), with the JSON schema of the arguments as "
+            "parameters",
+        )
     if not (spec.name and isinstance(spec.name, str) and spec.description):
         raise broken(f"a tool's spec is {shown(spec)}", "give it a name and a description: the agent is shown both")
     try:
         json.dumps(spec.parameters)
         arguments = example(spec.parameters | {"type": "object"})
+        unknown = set(spec.parameters.get("required", ())) - set(arguments)
     except Exception as error:
         raise broken(
             f"the parameters of tool {spec.name} are no JSON schema: {type(error).__name__}: {error}",
             'give {"type": "object", "properties": {..}, "required": [..]}',
         ) from error
-    if unknown := set(spec.parameters.get("required", ())) - set(arguments):
+    if unknown:
         raise broken(f"tool {spec.name} requires {sorted(unknown)}, which it does not describe", "add it to properties")
 
 

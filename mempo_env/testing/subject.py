@@ -17,7 +17,7 @@ from gymnasium.utils.env_checker import data_equivalence
 from mempo_env.actions import parse
 from mempo_env.env import MemoryEnv
 from mempo_env.records import Observation, Task
-from mempo_env.tools import escape_tags
+from mempo_env.tools import ToolResultError, escape_tags
 
 from .outputs import outputs_for
 
@@ -118,6 +118,12 @@ def step(env: MemoryEnv, output: str, memory: str | None = None) -> StepResult:
     after = f"after {shown(output)}"
     try:
         result: Any = env.step(output)
+    except ToolResultError as error:
+        raise broken(
+            f"{after} {error}",
+            "return the text that the agent is to read, such as str(result) or json.dumps(result); also where there is "
+            "nothing to tell",
+        ) from error
     except Exception as error:
         raise broken(
             f"{after} step raised {type(error).__name__}: {error}",

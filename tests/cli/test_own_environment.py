@@ -131,6 +131,53 @@ def test_check_env_names_what_it_checked(mempo: Mempo) -> None:
     assert "solves every task" not in allowed.out
 
 
+MISTAKES = """
+import gymnasium as gym
+import own_environment
+
+class Numbers(own_environment.OpenBoxes):
+    def call(self, arguments):
+        return 7
+
+class Dicts(own_environment.OpenBoxes):
+    def __init__(self, most):
+        super().__init__(most)
+        self.spec = {"name": "open"}
+
+class Mistaken(own_environment.BoxesEnv):
+    def __init__(self, tool="numbers", **memory_env):
+        super().__init__(**memory_env)
+        self._open = {"numbers": Numbers, "dicts": Dicts}.get(tool, own_environment.OpenBoxes)(5)
+        self._single = tool == "single"
+
+    @property
+    def tools(self):
+        return self._open if self._single else (self._open,)
+
+gym.register("Mistaken-v0", entry_point=Mistaken)
+"""
+
+
+def test_mistakes_with_tools_are_told_in_one_line(
+    mempo: Mempo, small: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mistaken.py").write_text(MISTAKES)
+    monkeypatch.syspath_prepend(tmp_path)
+    env, promise = "mistaken:Mistaken-v0", "mistaken:Mistaken-v0 breaks a promise: "
+    try:
+        dicts = mempo("check-env", env, "--env-options", "tool=dicts").complaint
+        assert dicts.startswith(f"{promise}the spec of tool Dicts is of type dict: {{'name': 'open'}}. Mend: make it a")
+        single = mempo("check-env", env, "--env-options", "tool=single").complaint
+        assert single.startswith(f"{promise}tools is <own_environment.OpenBoxes object")
+        numbers = mempo("check-env", env).complaint
+        assert "tool 'open' returned 7, of type int; its call(arguments) must return a str. Mend: return" in numbers
+        train = mempo("train", "--env", env, "--algo", "grpo", "--out", tmp_path / "run", "--steps", "1", *small)
+        assert train.complaint == "tool 'open' returned 7, of type int; its call(arguments) must return a str"
+    finally:
+        sys.modules.pop("mistaken", None)
+        gym.registry.pop("Mistaken-v0", None)
+
+
 def test_check_env_refuses_what_is_no_memory_env(mempo: Mempo) -> None:
     assert "is no mempo_env.MemoryEnv" in mempo("check-env", "CartPole-v1").complaint
     assert "unknown environment 'Nothing-v0'" in mempo("check-env", "Nothing-v0").complaint

@@ -23,6 +23,7 @@ from mempo_env.testing.vectors import vectors_agree
 from mempo_env.vector import ThreadPoolVectorEnv
 
 from . import broken_environments as broken
+from . import broken_tools
 from .environment_shapes import Sums
 
 BROKEN: list[tuple[type[MemoryEnv], str, str]] = [
@@ -68,6 +69,21 @@ BROKEN: list[tuple[type[MemoryEnv], str, str]] = [
     (broken.Careless, "Careless has no budget", r"super\(\).__init__"),
     (broken.OtherSpace, r"the fields of observation_space are \(\)", "keep the space"),
     (broken.Warned, "check_env (warns|fails)", "Gymnasium's API"),
+    (
+        broken_tools.DictSpecs,
+        r"the spec of tool DictSpec is of type dict: \{'name': 'ask'",
+        r"mempo_env\.ToolSpec\(name",
+    ),
+    (broken_tools.OneTool, r"tools is <.*Shelf object.*>, no list or tuple", r"returns a list or a tuple.*\(one,\)"),
+    (broken_tools.NoTools, "tools is None, no list or tuple", "@property"),
+    (broken_tools.Method, "tools is <bound method .*, no list or tuple", "@property"),
+    (broken_tools.Late, "reading tools raised AttributeError: .*'shelf'", "make in __init__ what it needs"),
+    (broken_tools.ToolClass, "tools has the class Counter", r"give an object: Counter\(\.\.\)"),
+    (broken_tools.NoList, "the parameters of tool take are no JSON schema: TypeError", "required"),
+    (broken_tools.Number, "tool 'give' returned 7, of type int; its call.* must return a str", r"str\(result\)"),
+    (broken_tools.Nothing, "tool 'give' returned None, of type NoneType", r"str\(result\)"),
+    (broken_tools.Rows, r"tool 'give' returned \['a row', .*\.\., of type list", r"json\.dumps\(result\)"),
+    (broken_tools.Wordless, "vocabulary is None, no list or tuple", "@property"),
 ]
 
 

@@ -15,7 +15,7 @@ from mempo_env.env import MemoryEnv
 from mempo_env.errors import InfrastructureError, UserError
 from mempo_env.records import Goal, Task
 from mempo_env.rewards import TurnContext
-from mempo_env.tools import Tool, ToolArgumentError, ToolSpec
+from mempo_env.tools import Tool, ToolArgumentError, ToolResultError, ToolSpec
 
 TASK = Task((Goal("one?", ("1", "uno")), Goal("two?", ("2",))), id="numbers")
 
@@ -170,6 +170,16 @@ def test_a_fault_of_a_tool_ends_the_episode_as_an_error() -> None:
     assert info["error"] == "InfrastructureError: the line is dead"
     assert info["format_error"] == ""
     assert (reward, terminated, truncated) == (0.0, False, True)
+
+
+@pytest.mark.parametrize(("result", "shown"), [(7, "7, of type int"), (None, "None, of type NoneType"), (b"x", "b'x'")])
+def test_a_result_that_is_no_text_is_refused_with_the_name_of_its_tool(
+    result: Any, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(EchoTool, "call", lambda *_: result)
+    with pytest.raises(ToolResultError, match=f"tool 'echo' returned {shown}") as caught:
+        started().step(call())
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value), "it may come from another process"
 
 
 def test_memory_is_cut_at_its_cap_and_flagged() -> None:
