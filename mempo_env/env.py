@@ -93,7 +93,10 @@ class MemoryEnv(gym.Env[Observation, str], ABC):
         if not (isinstance(format_penalty, int | float) and 0 <= format_penalty < math.inf):
             raise UserError(f"format_penalty={format_penalty!r} must be a number that is not negative")
         if reward_hook is not None and not callable(reward_hook):
-            raise UserError(f"reward_hook={reward_hook!r} must be a function of a TurnContext")
+            raise UserError(
+                f"reward_hook={reward_hook!r} must be a function of a TurnContext; no flag can give one: in a module, "
+                "gym.register an environment with kwargs={'reward_hook': ..} (docs/own_environment.md, 'A step reward')"
+            )
         self.min_goals, self.max_goals = goal_range(goals)
         self.split = split
         self.budget = get_budget(budget)
