@@ -34,7 +34,7 @@ from .checkpoint import ADAPTERS, check_checkpoint, latest_checkpoint, load_chec
 from .config import RunConfig
 from .config_io import read_config, write_config
 from .frozen_reference import FrozenReference
-from .logs import NO_LOG, RunLog, plain_words, progress_bar, self_check
+from .logs import NO_LOG, RunLog, plain_words, progress_bar, self_check, step_note
 from .measure import evaluate_expert, evaluate_policy
 from .memory_reward import AnswerScorer
 from .noting_scorer import NotingScorer
@@ -263,12 +263,7 @@ def _train(config: RunConfig, trainer: Trainer, run: Path, log: RunLog, console:
                 log.write("train", step, metrics)
                 if processes.is_first and (last or trainer.steps_done % config.train.save_every == 0):
                     _save(config, trainer, run)
-            bar.update(
-                task,
-                completed=step + 1,
-                note=f"return {metrics.get('rollout/return', 0):.3f}  F1 {metrics.get('rollout/f1', 0):.3f}  "
-                f"Q {metrics.get('memory/quality', float('nan')):.3f}",
-            )
+            bar.update(task, completed=step + 1, note=step_note(metrics))
     if trainer.stopped:
         console.print(f"stopped after step {trainer.steps_done} of {config.steps}: {trainer.stopped}")
 

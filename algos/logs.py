@@ -124,6 +124,16 @@ def progress_bar(console: Console) -> Progress:
     )
 
 
+def step_note(metrics: dict[str, float]) -> str:
+    """What the bar says of a step; a quantity that the step did not have, such as Q(m) under GRPO, is left out.
+
+    >>> step_note({"rollout/return": 0.5, "rollout/f1": 0.25})
+    'return 0.500  F1 0.250'
+    """
+    shown = {"return": "rollout/return", "F1": "rollout/f1", "Q": "memory/quality"}
+    return "  ".join(f"{word} {metrics[name]:.3f}" for word, name in shown.items() if name in metrics)
+
+
 def plain_words(config: RunConfig, processes: int = 1) -> str:
     """What a run will do, in plain words."""
     train, warm = config.train, config.warm_start

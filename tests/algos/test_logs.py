@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from mempo_env.algos.logs import RunLog, read_metrics, self_check
+from mempo_env.algos.logs import RunLog, read_metrics, self_check, step_note
 from mempo_env.errors import UserError
 
 
@@ -95,3 +95,10 @@ def test_self_check_says_what_it_knows() -> None:
     several = self_check(metrics | {"train/kl": 0.002, "train/optimizer_steps": 4.0})
     assert "ratio 1.000000 (near 1), KL 2.0e-03 (near 0)" in several, "later steps of a batch have moved on"
     assert "gradient was 0" in self_check(metrics | {"train/grad_norm": 0.0})
+
+
+def test_the_bar_shows_no_quantity_that_a_step_does_not_have() -> None:
+    played = {"rollout/return": 0.5, "rollout/f1": 1 / 3, "rollout/turns": 4.0}
+    assert step_note(played) == "return 0.500  F1 0.333"  # GRPO, PPO, and MemPO where no memory was written
+    assert step_note(played | {"memory/quality": 0.75}) == "return 0.500  F1 0.333  Q 0.750"
+    assert step_note({"rollout/errors": 4.0}) == ""  # nothing but faults

@@ -60,6 +60,8 @@ def test_grpo_with_an_adapter_from_the_start(mempo: Mempo, small: tuple[str, ...
     assert result.code == 0, result.err
     assert result.err == ""
     assert "self-check" in result.out
+    assert "F1 0." in result.out
+    assert "Q nan" not in result.out, "GRPO has no Q(m) to show"
     assert read_config(run)[0].algo == "grpo"
     complaint = mempo("train", "--resume", run, "--algo", "mempo").complaint
     assert "is a checkpoint of 'grpo', not of 'mempo'" in complaint
