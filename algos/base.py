@@ -99,6 +99,7 @@ class Algorithm(ABC, Generic[C]):
         config_class: Dataclass of its settings; the defaults are the published ones.
         source: Where it was published.
         rewards_memory: Whether it needs memories to reward; a job refuses it where the environment stores none.
+        compares_group: Whether it learns from the differences within a group alone; a job refuses groups of one.
         critic_adapter: Adapter under which ``critic_loss`` runs forward and backward; None: the policy's own.
         micro_batch_tokens: Padded tokens of a forward pass of the algorithm's own; the updater sets it to its own.
     """
@@ -107,6 +108,7 @@ class Algorithm(ABC, Generic[C]):
     config_class: ClassVar[type]
     source: ClassVar[str]
     rewards_memory: ClassVar[bool] = False
+    compares_group: ClassVar[bool] = False
     critic_adapter: str | None = None
     micro_batch_tokens: int = 16384
 

@@ -143,7 +143,7 @@ class TrainConfig:
 
     Attributes:
         groups_per_step: Tasks per step.
-        group_size: Episodes per task.
+        group_size: Episodes per task; an algorithm that compares them (GRPO, MemPO) needs 2 or more.
         epochs: Passes over a step's episodes.
         minibatches: Optimizer steps per pass; cut by groups.
         micro_batch_tokens: Padded tokens per forward and backward pass.

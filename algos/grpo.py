@@ -45,6 +45,8 @@ G = TypeVar("G", bound=GRPOConfig)
 class GroupRelative(Algorithm[G]):
     """What GRPO and its descendants share: A^T on every token, the clipped loss, the KL term."""
 
+    compares_group = True
+
     def advantages(self, groups: Sequence[Group], scorer: MemoryScorer) -> Advantages:  # noqa: ARG002
         """A^T of each episode, on every output token of its turns."""
         tokens: dict[TurnKey, Tensor] = {}

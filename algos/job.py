@@ -65,11 +65,7 @@ def start_run(config: RunConfig, algorithm_config: Any, console: Console, proces
         UserError: Something in the input cannot be used; nothing was written.
     """
     algorithm = get_algorithm(config.algo)(algorithm_config)
-    if algorithm.rewards_memory and config.env_args.memory == "off":
-        raise UserError(
-            f"--algo {config.algo} rewards memories, and with --env-args.memory off none is stored; use --algo grpo, "
-            "or let memories be optional"
-        )
+    _check_fit(config, algorithm)
     choose_device(config.device)
     run = processes.first(lambda: check_new_folder(config))
     config = dataclasses.replace(config, out=str(run))
@@ -176,6 +172,21 @@ def load_run_policy(run: Path, *, device: Literal["auto", "cpu", "cuda"] | None 
     get_algorithm(config.algo)(algorithm_config).setup(policy)  # a critic's adapter is in the checkpoint, too
     policy.load_adapters(path / ADAPTERS)
     return policy
+
+
+def _check_fit(config: RunConfig, algorithm: Algorithm[Any]) -> None:
+    """Refuses a run in which the algorithm has nothing to learn from."""
+    if algorithm.rewards_memory and config.env_args.memory == "off":
+        raise UserError(
+            f"--algo {config.algo} rewards memories, and with --env-args.memory off none is stored; use --algo grpo, "
+            "or let memories be optional"
+        )
+    if algorithm.compares_group and config.train.group_size < 2:
+        raise UserError(
+            f"--algo {config.algo} compares the episodes of a group, and with --train.group-size "
+            f"{config.train.group_size} there is nothing to compare: every advantage is 0; give 2 or more, or "
+            "--algo ppo, which needs no group"
+        )
 
 
 def _begin(config: RunConfig, policy: LoraPolicy, run: Path, log: RunLog, console: Console) -> None:

@@ -134,6 +134,7 @@ FLAGS = [
     ("play --env mempo_env:MemPO-Ledgr-v0", "did you mean 'mempo_env:MemPO-Ledger-v0'?"),
     ("play --env collections:Foo-v0", "module 'collections' registers none: call gym.register in it"),
     ("train --algo mempo --env-args.memory off", "rewards memories"),
+    *((f"train --algo {algo} --train.group-size 1", f"{algo} compares the episodes") for algo in ("grpo", "mempo")),
     ("train --env CartPole-v1", "a subclass of MemoryEnv hands"),
     ("play --env CartPole-v1", "a subclass of MemoryEnv hands"),
     # places

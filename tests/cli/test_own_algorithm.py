@@ -53,6 +53,12 @@ def test_by_its_place(mempo: Mempo, small: tuple[str, ...], tmp_path: Path) -> N
     assert "--turn-returns.discount" in mempo("train", "--algo", PLACE, "--help").out
 
 
+def test_it_needs_a_group_as_grpo_does(mempo: Mempo, tmp_path: Path) -> None:
+    complaint = mempo("train", "--algo", PLACE, "--train.group-size", "1", "--out", tmp_path / "run").complaint
+    assert f"--algo {PLACE} compares the episodes of a group" in complaint
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.usefixtures("installed")
 def test_by_an_entry_point(mempo: Mempo, small: tuple[str, ...], tmp_path: Path) -> None:
     assert "turn-returns" in ALGORITHMS.names()

@@ -16,6 +16,7 @@ from mempo_env.agents.recompute import layers_recomputed
 from mempo_env.algos import imitation, update
 from mempo_env.algos.checkpoint import list_checkpoints, write_failure
 from mempo_env.algos.config_io import config_from_dict, config_text, read_config
+from mempo_env.algos.logs import read_metrics
 from mempo_env.algos.presets import PRESETS
 from mempo_env.algos.trainer import Trainer
 from mempo_env.cli.train import parse
@@ -65,6 +66,15 @@ def test_grpo_with_an_adapter_from_the_start(mempo: Mempo, small: tuple[str, ...
     assert read_config(run)[0].algo == "grpo"
     complaint = mempo("train", "--resume", run, "--algo", "mempo").complaint
     assert "is a checkpoint of 'grpo', not of 'mempo'" in complaint
+
+
+def test_ppo_needs_no_group(mempo: Mempo, small: tuple[str, ...], tmp_path: Path) -> None:
+    """Its critic is what an episode is compared with: groups of one are refused to the others alone."""
+    flags = ("--warm-start.target", "none", "--train.group-size", 1, "--out", tmp_path / "run")
+    result = mempo("train", "--algo", "ppo", "--steps", "1", *small, *flags)
+    assert (result.code, result.err) == (0, "")
+    (line,) = read_metrics(tmp_path / "run", "train")
+    assert line["rollout/episodes"] == 1
 
 
 def test_checkpointing_is_for_the_whole_run_and_its_resume(
