@@ -168,19 +168,35 @@ def choose_device(name: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
+def writes_base(config: RunConfig) -> bool:
+    """Whether a run keeps base weights of its own: all of them warm-started, or built in place.
+
+    Another run has none, and needs none: its model has a name, and what it learned is in the adapters.
+    """
+    return config.warm_start.target == "all" or config.model == "tiny"
+
+
 def load_base(config: RunConfig, run: Path | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The base model and its tokenizer.
 
     Args:
         config: The run.
-        run: A run folder whose ``base`` holds weights that a warm start changed or that were built in place.
+        run: The folder of a run whose warm start has ended; None: the run begins.
 
     Returns:
         Model and tokenizer.
+
+    Raises:
+        UserError: The run wrote a ``base``, and it is gone: its adapters mean nothing on any other weights.
     """
     device = choose_device(config.device)
     if run is not None and (run / "base").exists():
         return load_model(str(run / "base"), dtype=config.dtype, device=device)
+    if run is not None and writes_base(config):
+        raise UserError(
+            f"{run / 'base'} is missing: it holds the weights that the run's adapters belong to; copy it, too, from "
+            "where the run was made, or train again"
+        )
     if config.model == "tiny":
         with EnvPool(env_factory(config, config.goal_range, "train")) as pool:
             env = pool.memory_env

@@ -21,7 +21,7 @@ from .imitation import ImitationStep
 from .logs import RunLog, progress_bar
 from .measure import evaluate_policy
 from .processes import Processes
-from .setup import make_policy
+from .setup import make_policy, writes_base
 from .warm_start import warm_start
 
 
@@ -70,7 +70,7 @@ def _imitate(config: RunConfig, policy: LoraPolicy, run: Path, log: RunLog, cons
                 else None,
                 on_ceiling_step=_progress(bar, log, "ceiling", total),
             )
-    if settings.target == "all" or config.model == "tiny":
+    if writes_base(config):
         policy.save_base(run / "base")
 
 
