@@ -6,6 +6,7 @@ which the updater runs forward and backward on its own, after the policy's, unde
 
 Invariants:
     * ``advantages`` gives one value per output token of every turn of every episode, 0 for episodes with an ``error``;
+      the trainer checks it (``advantage_check``);
     * a forward pass and its backward pass happen under one adapter: the updater switches, algorithms never do;
     * class defaults are published settings; nothing outside an algorithm's own file branches on its name.
 """
@@ -117,7 +118,7 @@ class Algorithm(ABC, Generic[C]):
 
     @abstractmethod
     def advantages(self, groups: Sequence[Group], scorer: MemoryScorer) -> Advantages:
-        """Per-token advantages of a batch of groups."""
+        """Per-token advantages of a batch of groups: finite, for each turn a floating tensor (n_output,)."""
 
     @abstractmethod
     def token_loss(self, batch: TokenBatch) -> tuple[Tensor, dict[str, Tensor]]:

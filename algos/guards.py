@@ -45,6 +45,17 @@ class NonFiniteError(FloatingPointError):
         )
 
 
+class NonFiniteAdvantageError(NonFiniteError):
+    """An algorithm gave an advantage that is not finite: no update was begun, and no learning rate helps."""
+
+    def __str__(self) -> str:
+        group, rollout, turn = self.key
+        return (
+            f"advantages are not finite: the {self.what} at group {group}, rollout {rollout}, turn {turn}; the weights "
+            "were left as they were; look for a division by 0 in it, and at the rewards and scores it is made of"
+        )
+
+
 def check_finite(
     what: str, value: Tensor, mask: Tensor, keys: Sequence[TurnKey], known: Mapping[str, Tensor | None]
 ) -> None:

@@ -28,6 +28,7 @@ from ..agents.policy import LoraPolicy
 from ..agents.rollout import EnvPool, EpisodeSpec, as_groups, rollout
 from ..agents.row_batches import TokenRow
 from ..agents.scoring import score_rows
+from .advantage_check import check_advantages
 from .base import Advantages, Algorithm, MemoryScorer
 from .guards import NonFiniteError, write_failure_row
 from .metrics import advantage_metrics, rollout_metrics
@@ -126,7 +127,7 @@ class Trainer:
         sampled, cut = time.perf_counter(), sum(self.processes.gather(self.policy.truncated_prompts - cut_before))
         passes, recomputes = self.updater.micro_batch_tokens, self.updater.gradient_checkpointing
         with memory_advice("scoring", smaller_passes(passes)):
-            advantages = self.algorithm.advantages(groups, self.scorer)
+            advantages = self._advantages(groups)
         if self.keeper is not None:
             self.keeper.keep(self.steps_done, groups, advantages)
         scored = time.perf_counter()
@@ -160,6 +161,16 @@ class Trainer:
 
         return self.processes.share(range(self.groups_per_step), play)
 
+    def _advantages(self, groups: list[Group]) -> Advantages:
+        found = self.algorithm.advantages(groups, self.scorer)
+        with self.processes.together():
+            try:
+                return check_advantages(self.algorithm.name, groups, found)
+            except NonFiniteError as error:
+                if self.failures is None:
+                    raise
+                raise self._kept(self.failures, error, groups) from error
+
     def _update(self, groups: Sequence[Group], advantages: Advantages) -> dict[str, float]:
         # Dropout draws from torch's global generator: keyed by seed, step and process, so that it has no history.
         noise = task_seed(self.seed, self.steps_done, -1 - self.processes.rank)
@@ -169,8 +180,12 @@ class Trainer:
         except NonFiniteError as error:
             if self.failures is None:
                 raise
-            path = write_failure_row(self.failures, self.steps_done, error, groups, self.policy.codec)
-            raise FloatingPointError(f"{error}; its row is in {path}") from error
+            raise self._kept(self.failures, error, groups) from error
+
+    def _kept(self, folder: Path, error: NonFiniteError, groups: Sequence[Group]) -> FloatingPointError:
+        """The error that ends the run, once its row is in the folder for failures."""
+        path = write_failure_row(folder, self.steps_done, error, groups, self.policy.codec)
+        return FloatingPointError(f"{error}; its row is in {path}")
 
     def _sampler_moved(self, groups: Sequence[Group]) -> dict[str, float]:
         """Whether the first update reached the weights that sample: mean change of sampled tokens' log-probability."""

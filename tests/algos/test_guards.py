@@ -172,31 +172,41 @@ def small_job() -> Callable[..., int]:
     return call
 
 
+@pytest.mark.parametrize("what", ["advantages", "loss"])
 def test_a_run_that_diverges_keeps_its_last_checkpoint_and_the_row(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_job: Any, capsys: pytest.CaptureFixture[str]
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_job: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, real = tmp_path / "run", GRPO.advantages
+    run, real, real_loss = tmp_path / "run", GRPO.advantages, GRPO.token_loss
     calls = []
 
     def advantages(self: GRPO, groups: Any, scorer: Any) -> Advantages:
         found = real(self, groups, scorer)
         calls.append(groups)
         if len(calls) == 3:
-            found.tokens[1, 0, 0][0] = math.nan
+            found.tokens[1, 0, 0][0] = math.nan if what == "advantages" else MARK
         return found
+
+    def token_loss(self: GRPO, batch: TokenBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, logged = real_loss(self, batch)
+        return torch.where(batch.advantages == MARK, math.nan, loss), logged  # (B, O)
 
     with monkeypatch.context() as patch:
         patch.setattr(GRPO, "advantages", advantages)
+        patch.setattr(GRPO, "token_loss", token_loss)
         assert small_job("--algo", "grpo", "--out", run, "--steps", 4, "--train.save-every", 2) == 2
     error = capsys.readouterr().err
     path = run / "failures" / "step-000002.json"
+    says = {
+        "advantages": "advantages are not finite: the advantage of algorithm 'grpo' at group 1, rollout 0, turn 0; the "
+        "weights were left as they were; look for a division by 0 in it, and at the rewards and scores it is made of",
+        "loss": "training diverged: the loss at group 1, rollout 0, turn 0 is not finite; the weights were left as "
+        "they were; lower the learning rate",
+    }
     assert error == (
-        "mempo: error: training diverged: the loss at group 1, rollout 0, turn 0 is not finite; the weights were left "
-        f"as they were; lower the learning rate; its row is in {path} "
-        f"(go on from step-000002: mempo train --resume {run})\n"
+        f"mempo: error: {says[what]}; its row is in {path} (go on from step-000002: mempo train --resume {run})\n"
     )
     row = json.loads(path.read_text())
-    assert row["advantages"][0] == row["loss"][0] == "nan"
+    assert row[what][0] == "nan"
     assert row["output_ids"] == list(calls[2][1][0].turns[0].output_ids)
     assert row["group"] == "2/1"
     assert small_job("--resume", run) == 0
