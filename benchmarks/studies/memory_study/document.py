@@ -22,7 +22,7 @@ from .tables import Table, state
 ROOT = Path(__file__).resolve().parents[3]
 DOCS = ROOT / "docs"
 PICTURES = {
-    "study_f1.png": (plots.by_goals, "F1 by number of goals, warm start, ceiling and arms, in both regimes"),
+    "study_f1.png": (plots.by_goals, "F1 by number of goals, warm start, ceiling and arms, in every regime"),
     "study_learning.png": (plots.learning, "F1 of training episodes by update, sampled token and CPU second"),
     "study_quality.png": (plots.quality_bins, "Share of memories by Q(m), before and after"),
 }

@@ -14,13 +14,14 @@ from typing import Any
 from .arms import ARMS
 from .estimates import over_seeds
 from .measures import costs, f1_at, mean, qualities
-from .study import Study
+from .study import TUNED, Study
 
 STYLES = {
     "warm start": ("#9a6b00", "--"),
     "imitation of the expert": ("#777777", ":"),
     "grpo": ("#3f8f4f", "-."),
     "mempo": ("#0b5fa5", "-"),
+    f"mempo{TUNED}": ("#08306b", (0, (6, 1, 1, 1, 1, 1))),
     "mempo-paper": ("#7fb2de", "-"),
     "shuffled": ("#b03060", "--"),
 }
@@ -29,10 +30,10 @@ BINS = 20
 
 def by_goals(study: Study, path: Path) -> None:
     """F1 by number of goals, one panel per regime, with t intervals over seeds from three seeds on."""
-    figure, axes = _figure(1, len(study.regimes))
+    figure, axes = _figure(1, len(study.regimes), height=4.4)
     for axis, regime in zip(axes[0], study.regimes, strict=True):
         lines = {"warm start": study.start(""), "imitation of the expert": study.start("", "imitation")}
-        lines |= {label: study.after(regime.name, label) for label in _default_arms(study, regime.name)}
+        lines |= {label: study.after(regime.name, label) for label in _shown(study, regime.name)}
         for place, (label, found) in enumerate(lines.items()):
             if not found:
                 continue
@@ -52,8 +53,8 @@ def by_goals(study: Study, path: Path) -> None:
                 capsize=3,
             )
         axis.axvspan(*regime.goals, color="#000000", alpha=0.06, linewidth=0, label="trained on")
-        axis.set(title=f"{regime.name}: trained on {regime.goals[0]} to {regime.goals[1]} goals, {regime.outcome}")
-        axis.set(xlabel="goals of a test task", ylabel="F1, %", ylim=(0, 100))
+        axis.set(title=f"{regime.name}: {regime.goals[0]} to {regime.goals[1]} goals, {regime.outcome}")
+        axis.set(xlabel="goals of a test task", ylabel="F1, %", ylim=(0, 100), xticks=study.scale.test_goals)
         _finish(axis)
     figure.savefig(path)
 
@@ -62,7 +63,7 @@ def learning(study: Study, path: Path) -> None:
     """F1 of training episodes by update, sampled token and CPU second: running means over five, mean over seeds."""
     figure, axes = _figure(len(study.regimes), 3)
     for row, regime in zip(axes, [one.name for one in study.regimes], strict=True):
-        for label in _default_arms(study, regime):
+        for label in _shown(study, regime):
             cells = list(study.arms[regime][label].values())
             spent = [costs(cell["training"]) for cell in cells]
             length = min(len(one["steps"]) for one in spent)
@@ -84,7 +85,7 @@ def quality_bins(study: Study, path: Path) -> None:
     edges = [i / BINS for i in range(BINS + 1)]
     for axis, regime in zip(axes[0], [one.name for one in study.regimes], strict=True):
         lines = {"warm start": study.start("")}
-        lines |= {label: study.after(regime, label) for label in _default_arms(study, regime)}
+        lines |= {label: study.after(regime, label) for label in _shown(study, regime)}
         for label, found in lines.items():
             values = [q for one in found.values() for q in qualities(one, study.scale.test_goals)]
             if values:
@@ -97,8 +98,11 @@ def quality_bins(study: Study, path: Path) -> None:
     figure.savefig(path)
 
 
-def _default_arms(study: Study, regime: str) -> list[str]:
-    return [name for name, arm in ARMS.items() if arm.default and study.arms.get(regime, {}).get(name)]
+def _shown(study: Study, regime: str) -> list[str]:
+    """The default arms before tuning, and MemPO after it: all of them twice could not be told apart."""
+    names = [name for name, arm in ARMS.items() if arm.default]
+    names.insert(names.index("mempo") + 1, f"mempo{TUNED}")
+    return [name for name in names if study.arms.get(regime, {}).get(name)]
 
 
 def _running(values: Sequence[float], window: int = 5) -> list[float]:
@@ -110,14 +114,14 @@ def _running(values: Sequence[float], window: int = 5) -> list[float]:
     return [mean(values[max(0, i + 1 - window) : i + 1]) for i in range(len(values))]
 
 
-def _figure(rows: int, columns: int) -> tuple[Any, Any]:
+def _figure(rows: int, columns: int, height: float = 3.6) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 3.6 * rows), dpi=90, facecolor="white", layout="constrained")
+    figure = Figure(figsize=(11, height * rows), dpi=90, facecolor="white", layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
 def _finish(axis: Any) -> None:
     axis.grid(alpha=0.3)
     if axis.has_data():
-        axis.legend(frameon=False, fontsize=7)
+        axis.legend(frameon=False, fontsize=6.5)
