@@ -156,12 +156,11 @@ def run(
                     again=again,
                     anew=again,
                 )
-            except UserError as error:
-                console.print(f"    failed: {error}", markup=False, highlight=False)
-                failed.append(cell.name)
-                continue
-            except Exception:
-                console.print_exception()
+            except Exception as error:
+                if isinstance(error, UserError):
+                    console.print(f"    failed: {error}", markup=False, highlight=False)
+                else:
+                    console.print_exception()
                 failed.append(cell.name)
                 continue
             console.print(f"    {result['seconds']['cpu']:.0f} CPU seconds {result.get('diverged', '')}", markup=False)

@@ -103,7 +103,7 @@ def run_cell(
         UserError: The arm's class or its settings cannot be used; nothing was run.
     """
     if cell.kind != "warm":
-        get_algorithm(run_config(cell, out, scale, threads).algo)(algorithm_config(cell))  # after the warm start: late
+        get_algorithm(run_config(cell, out, scale, threads).algo)(algorithm_config(cell))  # not after the warm start
         run_cell(cell.warm, out, console, scale, threads, stored=stored)
     with _locked(out / "locks" / cell.name), earlier_aside(cell, out) if anew else nullcontext():
         if (found := read_cell(out, cell, scale, None if again else stored)) is not None:
