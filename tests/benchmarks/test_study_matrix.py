@@ -9,6 +9,8 @@ import pytest
 from memory_study.arms import ARMS, CROSSED
 from memory_study.cells import (
     DEV_SEED,
+    FRESH_SEEDS,
+    SEEDS,
     STUDY,
     Cell,
     algorithm_config,
@@ -122,6 +124,17 @@ def test_fields_that_came_later_count_only_where_they_are_set() -> None:
     # Of what has not changed nothing is left out.
     for whole in (run_config(Cell("train", 0, "easy", "mempo"), Path()), MemPOConfig(), PPOConfig()):
         assert set(plain(whole)) >= {each.name for each in fields(whole)}
+
+
+def test_the_replication_has_seeds_of_its_own_and_tuned_cells_alone() -> None:
+    cells = matrix(full=True)
+    assert len({cell.name for cell in cells}) == len(cells)
+    assert not {*FRESH_SEEDS} & {*SEEDS, DEV_SEED}
+    fresh = [cell for cell in cells if cell.seed in FRESH_SEEDS]
+    assert fresh == cells[-len(fresh) :]
+    assert [cell.name for cell in fresh[:3]] == ["warm-5", "hard-grpo-tuned-5", "hard-mempo-tuned-5"]
+    assert {cell.kind for cell in fresh} == {"warm", "tuned"}
+    assert not any(cell.seed in FRESH_SEEDS for cell in matrix())
 
 
 def test_the_further_arms_are_what_they_are_called() -> None:

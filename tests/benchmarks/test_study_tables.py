@@ -20,6 +20,7 @@ from memory_study.memory_tables import memories, readings
 from memory_study.plan import minutes
 from memory_study.plots import by_goals, learning, quality_bins
 from memory_study.real import REAL, real_matrix, with_data
+from memory_study.replication_table import replication
 from memory_study.sections import real_sections, sections
 from memory_study.study import gather
 from memory_study.tables import (
@@ -77,6 +78,35 @@ def test_tables_hold_what_was_computed_by_hand() -> None:
     )
     assert row(costs_of(study, "easy"), "mempo") == ("mempo", "3", "3", "1,880", "6", "12", "25%")
     assert [cells[2] for cells in tuning(study).rows] == ["0.002", "0.001", "0.004", "0.0005"]
+
+
+def test_the_replication_stands_alone_and_beside_the_seeds_it_was_found_with() -> None:
+    gains = {0: 4.0, 1: 5.0, 2: 9.0, 5: -1.0, 6: 0.0, 7: 4.0}  # MemPO less GRPO; both hold every fact
+
+    def read(cell: Cell) -> dict[str, Any] | None:
+        if (cell.kind, cell.regime) != ("tuned", "hard") or cell.arm not in ("grpo", "mempo") or cell.seed not in gains:
+            return None
+        f1 = 30.0 + gains[cell.seed] * (cell.arm == "mempo")
+        read_by_start = [0.5 + 0.1 * (cell.arm == "mempo")]
+        return {
+            "evaluations": {"after": evaluation(f1)},
+            "training": training([f1 / 100, f1 / 100], 10.0, 1.0),
+            "reading": {str(n): {"ours by start": read_by_start} for n in (6, 8, 10)},
+        }
+
+    study = gather(matrix(full=True), read, lambda cell: replace(cell, lr=1e-3) if cell.kind == "tuned" else cell)
+    assert list(study.arms["hard"]["mempo (tuned)"]) == [0, 1, 2]  # fresh seeds are in no other table
+    assert row(overview(study), "hard, mempo (tuned)")[1] == "3"
+    found = replication(study)
+    assert [cells[0] for cells in found.rows] == ["0, 1, 2", "5, 6, 7", "0, 1, 2, 5, 6, 7"]
+    assert found.rows[0][3:5] == ("+6.0 (-0.6 to +12.6)", "+4.0, +5.0, +9.0")
+    assert found.rows[1][1:4] == ("31.0 (24.4 to 37.6)", "30.0 (30.0 to 30.0)", "+1.0 (-5.6 to +7.6)")
+    assert found.rows[1][5:] == ("+1.0 (-5.6 to +7.6)", "+0.0 (+0.0 to +0.0)", "+0.100 (+0.100 to +0.100)")
+    assert found.rows[2][3].startswith("+3.5 (")
+    assert "Replication: 9 cells are missing." in state(study, {})  # two seeds whole, three warm starts
+    assert study.fresh is not None
+    study.fresh.arms.clear()
+    assert replication(study).rows == []
 
 
 def test_with_two_seeds_no_interval_over_seeds_is_shown() -> None:

@@ -32,6 +32,11 @@ VERSION = 1
 SEEDS = (0, 1, 2, 3, 4)
 DEV_SEED = 100
 """Seed of the tuning: no result is reported on it."""
+FRESH_SEEDS = (5, 6, 7, 8, 9)
+"""Of the replication: fixed, with its arms, when every other seed had been seen and before any of these was run."""
+REPLICATED = (("hard", "grpo"), ("hard", "mempo"))
+"""Regime and arms whose tuned cells are run again with them: those of the one difference that had an interval without
+0."""
 TEST_GOALS = (2, 4, 6, 8, 10, 16)
 LEARNING_RATE, WEIGHT = 2e-3, 1.0
 """What an arm has before tuning: the preset's learning rate and the paper's weight."""
@@ -172,6 +177,8 @@ def matrix(*, full: bool = False, seeds: Sequence[int] = SEEDS) -> list[Cell]:
         cells += [*warm(seed), *(Cell(kind, seed, *pair) for kind in kinds for pair in pairs)]
         if full:
             cells += [Cell("train", seed, regime, arm) for regime in CROSSED for arm in CROSSED_ARMS]
+    for seed in FRESH_SEEDS * full:
+        cells += [Cell("warm", seed), *(Cell("tuned", seed, *pair) for pair in REPLICATED)]
     return cells
 
 

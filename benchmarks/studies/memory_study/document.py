@@ -13,7 +13,7 @@ from mempo_env.errors import UserError
 
 from . import plots
 from .arms import ARMS, CROSSED, CROSSED_ARMS, REGIMES
-from .cells import DEV_SEED, SEEDS, STUDY, candidates
+from .cells import DEV_SEED, FRESH_SEEDS, REPLICATED, SEEDS, STUDY, candidates
 from .real import LEARNING_RATE, REAL, REGIME
 from .sections import real_sections, sections
 from .study import Study
@@ -26,7 +26,7 @@ PICTURES = {
     "study_learning.png": (plots.learning, "F1 of training episodes by update, sampled token and CPU second"),
     "study_quality.png": (plots.quality_bins, "Share of memories by Q(m), before and after"),
 }
-MAIN = ("distances", "f1", "differences", "training", "memories", "reading", "causes", "tuning")
+MAIN = ("replication", "distances", "f1", "differences", "training", "memories", "reading", "causes", "tuning")
 """First words of the keys of those tables that stand in the page itself; the others have a page of their own."""
 LONG = ("seeds-", "em-", "estimators-", "goals-", "pooled-")
 """Keys of tables that are folded away."""
@@ -71,7 +71,11 @@ def setup_table() -> str:
     """The settings, as the code has them."""
     tries = len(candidates("easy", "mempo"))
     rows = [
-        ("seeds", f"{', '.join(map(str, SEEDS))}; tuning: {DEV_SEED}"),
+        (
+            "seeds",
+            f"{', '.join(map(str, SEEDS))}; tuning: {DEV_SEED}; replication: {', '.join(map(str, FRESH_SEEDS))}, tuned "
+            + " and ".join(f"`{regime}-{arm}`" for regime, arm in REPLICATED),
+        ),
         *(
             (
                 f"{regime.name}",

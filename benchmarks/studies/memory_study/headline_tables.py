@@ -32,9 +32,9 @@ def overview(study: Study) -> Table:
                     *(f"{regime}, {label}", str(len(ours))),
                     over_seeds([mean([f1_at(one, n) for n in goals]) for one in ours.values()]).text(),
                     *(difference(ours, theirs, *goals).text(sign=True) for theirs in (grpo, control)),
-                    _sampled(study, regime, label, "grpo").text(sign=True),
-                    over_seeds([100 * _held(one, goals) for one in ours.values()]).text(),
-                    over_seeds([100 * (_held(ours[s], goals) - _held(grpo[s], goals)) for s in ours if s in grpo]).text(
+                    sampled(study, regime, label, "grpo").text(sign=True),
+                    over_seeds([100 * held(one, goals) for one in ours.values()]).text(),
+                    over_seeds([100 * (held(ours[s], goals) - held(grpo[s], goals)) for s in ours if s in grpo]).text(
                         sign=True
                     ),
                     f"{len(few)} of {len(ours)}" + (f" (seed {', '.join(map(str, few))})" if few else ""),
@@ -59,7 +59,7 @@ def training_differences(study: Study, regime: str, others: Sequence[str] = OTHE
     for label in study.arms.get(regime, {}):
         known = [CONTROL] * (label != alike("grpo", label) and context_of(label) == "memory")
         for other in dict.fromkeys((*others, *known)):
-            whole, half = (_sampled(study, regime, label, other, part) for part in (_all, _last_half))
+            whole, half = (sampled(study, regime, label, other, part) for part in (_all, _last_half))
             if whole.n:
                 words = f"{label} - {alike(other, label)}"
                 rows.append((words, str(whole.n), whole.text(sign=True), half.text(sign=True)))
@@ -76,7 +76,7 @@ def _last_half(values: Sequence[float]) -> float:
     return mean(values[len(values) // 2 :])
 
 
-def _sampled(
+def sampled(
     study: Study, regime: str, label: str, other: str, part: Callable[[Sequence[float]], float] = _all
 ) -> Estimate:
     """F1 of an arm's training episodes less another's, in points; of no seed where it is the arm itself."""
@@ -101,5 +101,6 @@ def _calls(evaluation: Any, goals: Sequence[int]) -> float:
     return mean([at(evaluation, n, "tool_calls") for n in goals])
 
 
-def _held(evaluation: Any, goals: Sequence[int]) -> float:
+def held(evaluation: Any, goals: Sequence[int]) -> float:
+    """Share of the facts that the last memory holds."""
     return pooled_share(evaluation, goals, "facts_final", "facts")

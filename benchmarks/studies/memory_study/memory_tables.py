@@ -54,9 +54,9 @@ def readings(study: Study, regime: str) -> Table:
             over_seeds([mean([mean(_known(one[n][pair])) for n in goals]) for one in ours.values()]).text(3)
             for pair in ("start by start", own)
         ]
-        cells += [_moved(ours, ours, pair, "start by start", goals) for pair in (same, other)]
-        cells += [_moved(ours, others[n], same, same, goals) if n in others else "-" for n in ("grpo", "shuffled")]
-        cells.append(_moved(ours, others["grpo"], own, own, goals) if "grpo" in others else "-")
+        cells += [moved(ours, ours, pair, "start by start", goals) for pair in (same, other)]
+        cells += [moved(ours, others[n], same, same, goals) if n in others else "-" for n in ("grpo", "shuffled")]
+        cells.append(moved(ours, others["grpo"], own, own, goals) if "grpo" in others else "-")
         rows.append((label, str(len(ours)), *cells))
     title = (
         f"{regime}: Q of the last memory, mean of {', '.join(goals)} goals, mean over seeds (95 % t interval); "
@@ -66,7 +66,7 @@ def readings(study: Study, regime: str) -> Table:
     return Table(f"reading-{regime}", title, ("arm", "seeds", "warm start", "own", *changes), rows)
 
 
-def _moved(ours: Evaluations, theirs: Evaluations, pair: str, other: str, goals: Sequence[str]) -> str:
+def moved(ours: Evaluations, theirs: Evaluations, pair: str, other: str, goals: Sequence[str]) -> str:
     """Q of one pair of writer and reader less that of another, task by task, then over the seeds that have both."""
     both = [seed for seed in ours if seed in theirs]
     if not both:

@@ -6,11 +6,11 @@ Invariant: every cell that was asked for is either in or named in ``missing``; n
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .arms import ARMS, Regime
-from .cells import DEV_SEED, STUDY, Cell, Scale, same_as_untuned
+from .cells import DEV_SEED, FRESH_SEEDS, STUDY, Cell, Scale, same_as_untuned
 
 Result = Mapping[str, Any]
 """What the JSON file of a cell holds."""
@@ -35,6 +35,7 @@ class Study:
         diverged: Names of those whose training met numbers that are not finite.
         remade: Names of those that began from a warm start that was made again and came out otherwise.
         untuned_best: Regimes and arms where tuning chose what the untuned cells have.
+        fresh: The replication, whose seeds count nowhere else.
     """
 
     scale: Scale
@@ -46,6 +47,7 @@ class Study:
     diverged: list[str] = field(default_factory=list)
     remade: list[str] = field(default_factory=list)
     untuned_best: set[tuple[str, str]] = field(default_factory=set)
+    fresh: Study | None = None
 
     @property
     def regimes(self) -> list[Regime]:
@@ -79,6 +81,14 @@ class Study:
         """Last memories of an arm and of its warm start, read by both, by seed (see ``reading``)."""
         found = {seed: cell.get("reading") for seed, cell in self.arms.get(regime, {}).get(label, {}).items()}
         return {seed: read for seed, read in found.items() if read}
+
+    def with_seeds_of(self, other: Study) -> Study:
+        """Its arms, with the seeds that another study has of them, too."""
+        arms = {
+            regime: {label: other.arms.get(regime, {}).get(label, {}) | found for label, found in some.items()}
+            for regime, some in self.arms.items()
+        }
+        return Study(self.scale, tuple(sorted({*self.seeds, *other.seeds})), arms=arms)
 
     def complete(self) -> list[int]:
         """Seeds whose warm start and untuned default cells are all there."""
@@ -124,6 +134,17 @@ def gather(
     Returns:
         The study.
     """
+    fresh = [cell for cell in cells if cell.seed in FRESH_SEEDS]
+    study = _gather([cell for cell in cells if cell.seed not in FRESH_SEEDS], read, settled, scale)
+    return replace(study, fresh=_gather(fresh, read, settled, scale)) if fresh else study
+
+
+def _gather(
+    cells: Sequence[Cell],
+    read: Callable[[Cell], Result | None],
+    settled: Callable[[Cell], Cell | None],
+    scale: Scale,
+) -> Study:
     study = Study(scale, tuple(sorted({cell.seed for cell in cells} - {DEV_SEED})))
     for cell in cells:
         ready = settled(cell)

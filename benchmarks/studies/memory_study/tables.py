@@ -201,10 +201,14 @@ def state(study: Study, default: Mapping[str, str]) -> list[str]:
         lines.append(f"{line}; {named}." if 0 < len(missing) < len(every) else f"{line}.")
     if further := [name for name in study.missing if name not in default]:
         lines.append(f"Further arms: {len(further)} cells are missing.")
-    if study.diverged:
-        lines.append(f"Diverged, and counted with what their last checkpoint holds: {', '.join(study.diverged)}.")
-    if study.remade:
-        lines.append(f"Began from a warm start that was made again and came out otherwise: {', '.join(study.remade)}.")
+    if study.fresh is not None:
+        missing = study.fresh.missing
+        lines.append(f"Replication: {len(missing)} cells are missing." if missing else "Replication: all cells are in.")
+    both = [study] if study.fresh is None else [study, study.fresh]
+    if diverged := [name for one in both for name in one.diverged]:
+        lines.append(f"Diverged, and counted with what their last checkpoint holds: {', '.join(diverged)}.")
+    if remade := [name for one in both for name in one.remade]:
+        lines.append(f"Began from a warm start that was made again and came out otherwise: {', '.join(remade)}.")
     if study.untuned_best:
         pairs = ", ".join(f"{regime}-{arm}" for regime, arm in sorted(study.untuned_best))
         lines.append(f"Tuning chose the untuned settings for {pairs}: their tuned cells are the untuned ones.")
