@@ -34,7 +34,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from memory_study.arms import ARMS
 from memory_study.cells import SMOKE, STUDY, Cell, Scale, matrix, same_as_untuned, with_choice
-from memory_study.plan import minutes, read_shard, read_threads, shard, warm_starts
+from memory_study.flags import read_shard, read_threads
+from memory_study.plan import minutes, shard, warm_starts
 from memory_study.real import REAL, REAL_SMOKE, real_matrix, with_data
 from memory_study.store import RESULTS, found_weights, pack, read_cell
 from memory_study.study import OTHERS
