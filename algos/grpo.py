@@ -27,7 +27,7 @@ Invariant: A^T is computed over episodes, never over turns, so that duplicating 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor
@@ -105,5 +105,5 @@ class GRPO(GroupRelative[GRPOConfig]):
     """Group relative policy optimisation."""
 
     name = "grpo"
-    config_class = GRPOConfig
+    config_class: ClassVar[type] = GRPOConfig
     source = "Shao et al., DeepSeekMath, arXiv 2402.03300"

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ class MemPO(GroupRelative[MemPOConfig]):
     """Self-memory policy optimisation."""
 
     name = "mempo"
-    config_class = MemPOConfig
+    config_class: ClassVar[type] = MemPOConfig
     source = "Li et al., MemPO, arXiv 2603.00680"
     rewards_memory = True
 

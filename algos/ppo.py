@@ -30,6 +30,7 @@ Invariant: an episode with an ``error`` has advantage 0 and enters neither the w
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +51,7 @@ class PPO(Algorithm[PPOConfig]):
     """Proximal policy optimisation."""
 
     name = "ppo"
-    config_class = PPOConfig
+    config_class: ClassVar[type] = PPOConfig
     source = "Schulman et al., PPO, arXiv 1707.06347"
     critic_adapter = "critic"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,7 @@ def plot_run_quality(run: Path) -> Path | None:
     return plot_quality(run / "memory_quality.png", values) if values else None
 
 
-def comparison_table(config: RunConfig, stored: dict[str, StoredEvaluation | None]) -> Table:
+def comparison_table(config: RunConfig, stored: Mapping[str, StoredEvaluation | None]) -> Table:
     """The table a run ends with: per number of goals the warm start, the trained policy and the ceilings."""
     before, after = stored["before"], stored["after"]
     assert before is not None
