@@ -61,8 +61,10 @@ def smollm2(_own_cache: None) -> Iterator[tuple[Any, ChatCodec]]:
 @pytest.fixture(params=["tiny", "smollm2"])
 def codec(request: pytest.FixtureRequest) -> ChatCodec:
     if request.param == "tiny":
-        return request.getfixturevalue("tiny_codec")
-    return request.getfixturevalue("smollm2")[1]
+        tiny: ChatCodec = request.getfixturevalue("tiny_codec")
+        return tiny
+    pretrained: tuple[Any, ChatCodec] = request.getfixturevalue("smollm2")
+    return pretrained[1]
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ def test_only_the_same_task_is_paired() -> None:
     found = paired(MEMORY, ours, HISTORY, theirs)
     assert found.tasks == 2
     assert found.differences["f1"] == pytest.approx((50 + 25) / 2)
-    assert found.intervals["f1"] == (25, 50)
+    assert found.intervals["f1"] == (25.0, 50.0)
     assert found.differences["total_tokens"] == 0
     nothing = paired(MEMORY, ours, HISTORY, [])
     assert math.isnan(nothing.differences["f1"])
@@ -84,7 +84,7 @@ def test_savings_by_hand_measured_and_priced() -> None:
     assert (measured[0].measured, measured[0].calls, measured[0].tasks) == (True, 2, 1)
     assert measured[0].total == pytest.approx(0.5)
     assert measured[0].peak == pytest.approx(0.5)
-    assert measured[0].total_interval == (pytest.approx(0.5), pytest.approx(0.5))
+    assert measured[0].total_interval == pytest.approx((0.5, 0.5))
     assert measured[0].bound == pytest.approx(1 - 2 / 3)
     assert measured[0].f1 == 50
     several = savings(

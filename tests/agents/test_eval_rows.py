@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mempo_env.actions import Answer, FormatError, FormatErrorKind
 from mempo_env.agents.base import TurnOutput, TurnRequest
-from mempo_env.agents.contexts import HistoryContext, MemoryContext
+from mempo_env.agents.contexts import ContextStrategy, HistoryContext, MemoryContext
 from mempo_env.agents.eval_notes import noted
 from mempo_env.agents.eval_rows import QUALITY, RowKey, episode_metrics, memory_metric, row_of
 from mempo_env.agents.expert import ExpertAgent
@@ -66,7 +66,7 @@ def test_means_over_memories_weigh_memories_and_intervals_resample_episodes() ->
     assert row.memory_tokens == pytest.approx((3 * 7 + 2) / 4), (
         "the noted length, and the counter's where there is none"
     )
-    assert row.interval(QUALITY) == (pytest.approx(0.2), pytest.approx(1.0)), "two episodes, so either may be all"
+    assert row.interval(QUALITY) == pytest.approx((0.2, 1.0)), "two episodes, so either may be all"
     assert row.errors == 1
     assert memory_metric(one, QUALITY) == [1.0]
 
@@ -94,7 +94,7 @@ def test_a_ratio_of_equal_parts_is_the_mean_and_lies_in_its_interval(pairs: list
     values = [value for value, _ in pairs]
     assert min(values) - 1e-9 <= low <= high <= max(values) + 1e-9
     same = bootstrap_ratio_interval([3.0 * size for size in below], below, draws=50)
-    assert same == (pytest.approx(3.0), pytest.approx(3.0))
+    assert same == pytest.approx((3.0, 3.0))
 
 
 def test_a_ratio_over_nothing() -> None:
@@ -152,7 +152,8 @@ class TooLongError(UserError):
 class Short:
     """Answers "yes"; refuses a batch with a prompt of more than two turns of history, as a policy does."""
 
-    name, context = "short", HistoryContext()
+    name = "short"
+    context: ContextStrategy = HistoryContext()
 
     def __init__(self) -> None:
         self.calls: list[int] = []

@@ -23,8 +23,8 @@ ENVIRONMENT = {"env": "E", "split": "dev", "topk": 1}
 
 
 def add(folder: Path, episodes: list[Episode], key: RowKey = KEY, **changes: Any) -> None:
-    settings = {"environment": ENVIRONMENT, "agents": {"a": {"weights": "1"}}, "plan": PLAN} | changes
-    with open_store(folder, **settings) as store:
+    settings: dict[str, Any] = {"environment": ENVIRONMENT, "agents": {"a": {"weights": "1"}}, "plan": PLAN}
+    with open_store(folder, **settings | changes) as store:
         store.append(key, episodes)
 
 

@@ -78,7 +78,7 @@ def test_the_expert_is_perfect_and_a_forgetful_one_worse() -> None:
     forgetful = evaluate(ExpertAgent(flaws=Flaws(forget=0.3)), make_env, [2, 10], 20, 0)
     for ours, theirs in zip(expert.rows, forgetful.rows, strict=True):
         assert ours.f1 == ours.em == ours.success == 100
-        assert ours.f1_interval == (100, 100)
+        assert ours.f1_interval == (100.0, 100.0)
         assert theirs.f1_interval[1] < 100
         assert theirs.f1_interval[0] < theirs.f1 < theirs.f1_interval[1]
         assert (ours.agent, ours.context, ours.budget) == ("expert", "memory", "brief")
@@ -166,7 +166,10 @@ def test_the_bound_is_reached_where_only_results_cost(calls: int) -> None:
 
 def test_the_price_of_history_is_what_a_history_agent_pays() -> None:
     specs = group_specs(range(5), 1)
-    made = lambda: MultiGoalEnv(goals=6, memory="optional")  # noqa: E731
+
+    def made() -> MultiGoalEnv:
+        return MultiGoalEnv(goals=6, memory="optional")
+
     memory = rollout(ExpertAgent(), made, specs, seed=0, step=0)
     history = rollout(ExpertAgent(context=HistoryContext()), made, specs, seed=0, step=0)
     cost = history_cost(memory, RegexTokenCounter(), made().instructions)

@@ -126,7 +126,8 @@ def test_smollm2_is_converted_once(smollm2: tuple[Any, ChatCodec], monkeypatch: 
 
 def logits(model: Any) -> torch.Tensor:
     with torch.no_grad():
-        return model(torch.arange(20)[None]).logits
+        found: torch.Tensor = model(torch.arange(20)[None]).logits
+    return found
 
 
 def test_fresh_adapter_changes_nothing_and_alone_is_trainable(tiny_model: Any) -> None:

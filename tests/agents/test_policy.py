@@ -62,7 +62,8 @@ def shake(model: Any, adapter: str, seed: int) -> None:
 
 def logits(policy: LoraPolicy) -> Tensor:
     with torch.no_grad():
-        return policy.model(torch.arange(300, 320)[None]).logits
+        found: Tensor = policy.model(torch.arange(300, 320)[None]).logits
+    return found
 
 
 def flags(policy: LoraPolicy) -> dict[str, bool]:
@@ -226,9 +227,9 @@ def test_unknown_adapters_and_plain_models(policy: LoraPolicy) -> None:
 
 
 def test_frozen_copy_is_equal_then_stays(policy: LoraPolicy) -> None:
-    own, state = logits(policy), torch.get_rng_state()
+    own, state, reference = logits(policy), torch.get_rng_state(), policy.reference_adapter
     trainable = {id(parameter) for parameter in policy.trainable_parameters()}
-    assert policy.reference_adapter is None
+    assert reference is None
     policy.add_frozen_copy("reference")
     assert torch.equal(torch.get_rng_state(), state)
     assert policy.reference_adapter == "reference"
@@ -271,6 +272,7 @@ def test_gradients_of_two_adapters_are_those_of_two_models(policy: LoraPolicy) -
         for (name, a), (_, b) in zip(policy.model.named_parameters(), model.model.named_parameters(), strict=True):
             if f".{adapter}." in name:
                 assert a.grad is not None
+                assert b.grad is not None
                 assert torch.equal(a.grad, b.grad)
                 assert "lora_" in name
 

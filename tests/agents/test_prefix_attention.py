@@ -35,10 +35,14 @@ def places(clusters: list[tuple[int, list[int]]]) -> tuple[Packed, list[list[int
     return Packed(tuple(spans), torch.tensor([each + [end] * (width - len(each)) for each in suffixes])), rows
 
 
-def draw(length: int, dtype: torch.dtype) -> list[Tensor]:
+def draw(length: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(length)
-    shapes = [(1, HEADS * GROUPS, length, DEPTH), (1, HEADS, length, DEPTH), (1, HEADS, length, DEPTH)]
-    return [torch.randn(shape, generator=generator).to(dtype).requires_grad_() for shape in shapes]
+
+    def leaf(heads: int) -> Tensor:
+        states = torch.randn((1, heads, length, DEPTH), generator=generator)  # (1, heads, N, D)
+        return states.to(dtype).requires_grad_()
+
+    return leaf(HEADS * GROUPS), leaf(HEADS), leaf(HEADS)
 
 
 def row_by_row(query: Tensor, key: Tensor, value: Tensor, packed: Packed, rows: list[list[int]]) -> Tensor:
@@ -57,7 +61,7 @@ def compare(clusters: list[tuple[int, list[int]]], dtype: torch.dtype, tolerance
     length = packed.spans[-1][2]
     states = draw(length, dtype)
     expected = row_by_row(*states, packed, rows)
-    found, weights = packed_attention(MODULE, *states, None, packed, scaling=SCALE)  # type: ignore[arg-type]
+    found, weights = packed_attention(MODULE, *states, None, packed, scaling=SCALE)
     assert weights is None
     assert (found.shape, found.dtype) == (expected.shape, dtype)
     assert float((found - expected).detach().abs().max()) < tolerance
@@ -114,4 +118,4 @@ def test_without_packed_rows_it_is_sdpa() -> None:
 def test_what_packed_rows_lack_is_refused(asked: dict[str, Any]) -> None:
     packed, _ = places([(3, [2])])
     with pytest.raises(ValueError, match="packed rows have neither"):
-        packed_attention(MODULE, *draw(5, torch.float32), None, packed, **asked)  # type: ignore[arg-type]
+        packed_attention(MODULE, *draw(5, torch.float32), None, packed, **asked)

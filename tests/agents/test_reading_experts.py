@@ -249,7 +249,7 @@ def test_documents_from_files(tmp_path: Path) -> None:
         for n in range(5)
     ]  # fmt: skip
     (tmp_path / "documents.train.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    settings = {"documents": tmp_path, "chunk_tokens": 20, "goals": 2}
+    settings: dict[str, Any] = {"documents": tmp_path, "chunk_tokens": 20, "goals": 2}
     for episode in play(DOCUMENT, 10, questions="start", **settings):
         assert len(episode.turns) == len(episode.task.passages) + 1
         assert episode.scores["em"] == 0.5

@@ -35,7 +35,8 @@ def gradients(model: nn.Module, share: bool = True) -> list[Tensor]:
 
 @pytest.fixture
 def model(tiny_model: Any) -> nn.Module:
-    return add_lora(tiny_model, LoraSettings(rank=4, alpha=8), seed=0).train()
+    made: nn.Module = add_lora(tiny_model, LoraSettings(rank=4, alpha=8), seed=0)
+    return made.train()
 
 
 @pytest.mark.parametrize("share", [False, True])

@@ -276,12 +276,12 @@ def test_every_turn_is_reported_in_the_order_of_the_slots() -> None:
     assert seen == [(1, "m0"), (0, "last"), (1, "last")]
 
 
-class Shout(gym.ObservationWrapper):  # type: ignore[type-arg]
+class Shout(gym.ObservationWrapper):
     def observation(self, observation: dict[str, str]) -> dict[str, str]:
         return observation | {"task": observation["task"].upper()}
 
 
-class AsText(gym.ObservationWrapper):  # type: ignore[type-arg]
+class AsText(gym.ObservationWrapper):
     def observation(self, observation: dict[str, str]) -> str:
         return observation["task"]
 
@@ -331,7 +331,7 @@ def test_scaled_rewards_reach_the_return() -> None:
     assert all(turn.reward == sum(turn.reward_components.values()) for turn in episode.turns)
 
 
-class Forgetful(gym.Wrapper):  # type: ignore[type-arg]
+class Forgetful(gym.Wrapper):
     def step(self, action: str) -> Any:
         observation, reward, terminated, truncated, _ = self.env.step(action)
         return observation, reward, terminated, truncated, {}
@@ -340,7 +340,7 @@ class Forgetful(gym.Wrapper):  # type: ignore[type-arg]
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: gym.wrappers.TransformReward(PingEnv(), lambda reward: 2 * reward), "ScaleReward or a reward_hook"),
+        (lambda: gym.wrappers.TransformReward(PingEnv(), lambda r: 2 * float(r)), "ScaleReward or a reward_hook"),
         (lambda: Forgetful(PingEnv()), "a wrapper dropped"),
         (lambda: AsText(PingEnv()), "TextObservation"),
         (lambda: gym.make("CartPole-v1"), "is no mempo_env.env.MemoryEnv"),

@@ -68,7 +68,7 @@ def play(folder: Path, threads: int = 0, **arguments: Any) -> list[Episode]:
     def make() -> MultiGoalEnv:
         return MultiGoalEnv(goals=3, dataset="qa", data=folder, **arguments)
 
-    with EnvPool(make, threads=threads) as envs:  # type: ignore[arg-type]
+    with EnvPool(make, threads=threads) as envs:
         return rollout(ExpertAgent(), envs, group_specs(range(16), 2), seed=0, step=0)
 
 
@@ -107,7 +107,7 @@ def test_a_server_that_is_gone_is_given_up_quickly_and_everything_is_counted(fol
     settings = SearchClientSettings("http://127.0.0.1:9", attempts=1, breaker_failures=2)
     report = evaluate(
         ExpertAgent(),
-        lambda goals: lambda: MultiGoalEnv(goals=goals, dataset="qa", data=folder, retrieval=settings),  # type: ignore[arg-type,return-value]
+        lambda goals: lambda: MultiGoalEnv(goals=goals, dataset="qa", data=folder, retrieval=settings),
         (2,),
         8,
         0,

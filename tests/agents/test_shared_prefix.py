@@ -93,7 +93,7 @@ def test_the_example_has_several_prefixes_of_different_lengths_and_rows_without(
 @pytest.fixture
 def trained_model(tiny_model: Any) -> nn.Module:
     """In float64, so that only a mistake can make a difference; under an adapter that does something."""
-    model = add_lora(tiny_model.double(), LoraSettings(rank=4, alpha=8), seed=0).double()
+    model: nn.Module = add_lora(tiny_model.double(), LoraSettings(rank=4, alpha=8), seed=0).double()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -217,7 +217,8 @@ def small_model(kind: str) -> nn.Module:
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").double()
+        made: nn.Module = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa").double()
+    return made
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

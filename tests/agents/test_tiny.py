@@ -88,7 +88,7 @@ def test_real_observations_need_no_single_bytes(tiny_codec: ChatCodec) -> None:
 @pytest.mark.parametrize("questions", ["end", "start"])
 def test_what_is_read_and_written_there_needs_no_single_bytes(name: str, questions: str) -> None:
     def make() -> Any:
-        settings = {"goals": 4, "questions": questions, "instructions": "terse"}
+        settings: dict[str, Any] = {"goals": 4, "questions": questions, "instructions": "terse"}
         return gym.make(name, disable_env_checker=True, **settings)
 
     env = make().unwrapped
@@ -135,7 +135,8 @@ def test_words_must_be_words() -> None:
 
 
 def test_built_from_a_seed_without_the_global_generators() -> None:
-    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # noqa: NPY002
+    numpy_state: Any = np.random.get_state()  # noqa: NPY002 - declared as one of two forms
+    states = torch.get_rng_state(), numpy_state[1].copy(), random.getstate()
     weights = [torch.cat([p.flatten() for p in build_tiny(seed, ["Mira"])[0].parameters()]) for seed in (0, 0, 1)]
     torch.manual_seed(7)
     again = torch.cat([p.flatten() for p in build_tiny(0, ["Mira"])[0].parameters()])
@@ -145,7 +146,8 @@ def test_built_from_a_seed_without_the_global_generators() -> None:
     torch.set_rng_state(states[0])
     build_tiny(0, ["Mira"])
     assert torch.equal(torch.get_rng_state(), states[0])
-    assert (np.random.get_state()[1] == states[1]).all()  # noqa: NPY002
+    numpy_state = np.random.get_state()  # noqa: NPY002
+    assert (numpy_state[1] == states[1]).all()
     assert random.getstate() == states[2]
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -51,10 +51,11 @@ def ready(make_policy: Any) -> Callable[[str], Algorithm[Any]]:
 @every_algorithm
 def test_defaults_construct_and_settings_survive_json(name: str) -> None:
     algorithm = get_algorithm(name)()
+    config: Any = algorithm.config
     assert algorithm.name == name
     assert "arXiv" in algorithm.source
     assert isinstance(algorithm.config, algorithm.config_class)
-    text = json.dumps(dataclasses.asdict(algorithm.config))
+    text = json.dumps(dataclasses.asdict(config))
     assert config_from_dict(algorithm.config_class, json.loads(text)) == algorithm.config
 
 
@@ -258,7 +259,7 @@ def memory_credit(algorithm: MemPO, group: Group, scorer: Any) -> list[float]:
     return [(full[key][0] - plain[key][0]).item() for key in full]
 
 
-def close(expected: Sequence[float]) -> Any:
+def close(expected: Iterable[float]) -> Any:
     return pytest.approx(list(expected), abs=1e-6)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import os
 import random
 import shutil
 from collections.abc import Iterator
@@ -22,7 +23,6 @@ from mempo_env.agents.adapters import adapter_state
 from mempo_env.agents.policy import LoraPolicy
 from mempo_env.agents.rollout import EnvPool
 from mempo_env.agents.settings import LoraSettings, SamplingConfig, TinyConfig
-from mempo_env.algos import checkpoint as module
 from mempo_env.algos.algorithm_config import GRPOConfig, MemPOConfig
 from mempo_env.algos.base import Algorithm
 from mempo_env.algos.checkpoint import latest_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
@@ -315,14 +315,14 @@ def test_a_failing_rename_brings_the_old_one_back(
 ) -> None:
     policy = make_policy()
     save_checkpoint(tmp_path, 1, policy, {"n": 1}, "grpo", keep=1)
-    real = module.os.replace
+    real = os.replace
 
     def replace(source: Path, target: Path) -> None:
         if source.name.endswith(".partial"):
             raise OSError(errno.ENOSPC, "No space left on device")
         real(source, target)
 
-    monkeypatch.setattr(module.os, "replace", replace)
+    monkeypatch.setattr(os, "replace", replace)
     with pytest.raises(UserError, match="No space left on device"):
         save_checkpoint(tmp_path, 1, policy, {"n": 2}, "grpo", keep=1)
     assert load_checkpoint(tmp_path / "step-000001", policy, "grpo")[0] == {"n": 1}

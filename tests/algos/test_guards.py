@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mempo_env.agents import scoring
 from mempo_env.algos import update as update_module
 from mempo_env.algos.algorithm_config import GRPOConfig
 from mempo_env.algos.base import Advantages, TokenBatch, TurnKey
@@ -67,7 +68,7 @@ def marked_advantages(groups: Any) -> Advantages:
 
 def broken_logprobs(row: tuple[int, ...]) -> Callable[..., Any]:
     """``output_logprobs`` with a token of one row that has no probability."""
-    real = update_module.output_logprobs
+    real = scoring.output_logprobs
 
     def output_logprobs(model: Any, batch: Any, **settings: Any) -> Any:
         logprobs, entropy = real(model, batch, **settings)
@@ -243,7 +244,7 @@ def test_watching_kl_changes_no_weight(make_policy: Any, shared_groups: Any) -> 
         optimizer = Optimizer(trainable(policy.model), OptimConfig(lr=1e-2), 9)
         updater = Updater(policy, algorithm, optimizer, watch_kl=watch)
         for _ in range(2):
-            metrics = updater.update(shared_groups, algorithm.advantages(shared_groups, None))
+            metrics = updater.update(shared_groups, algorithm.advantages(shared_groups, None))  # type: ignore[arg-type]
         results.append(([p.detach().clone() for p in policy.trainable_parameters()], metrics))
     (plain, without), (watched, metrics) = results
     assert all(torch.equal(p, q) for p, q in zip(plain, watched, strict=True))

@@ -84,7 +84,7 @@ def test_checkpointing_changes_no_gradient(adapter: bool, make_policy: Any, env_
         layer = causal_lm(policy.model).get_decoder().layers[1]  # type: ignore[operator]
         layer.mlp.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
         optimizer = Optimizer(trainable(policy.model), FREE, 1)
-        settings = {"micro_batch_tokens": 400, "gradient_checkpointing": checkpointing}
+        settings: dict[str, Any] = {"micro_batch_tokens": 400, "gradient_checkpointing": checkpointing}
         imitate(policy, optimizer, itertools.repeat(rows), 1, **settings)
         gradients = [parameter.grad.flatten() for parameter in policy.trainable_parameters()]
         found.append((torch.cat(gradients), len(calls)))  # (n,)

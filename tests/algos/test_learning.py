@@ -61,7 +61,7 @@ class Nothing:
 class BanditEnv(MemoryEnv):
     """One turn: some word among four is always right."""
 
-    tools: Sequence[Tool] = (Nothing(),)  # type: ignore[assignment]
+    tools: Sequence[Tool] = (Nothing(),)
 
     def sample_task(self, rng: np.random.Generator) -> Task:
         return Task((Goal("which colour wins?", ("blue",)),), id="bandit")
@@ -70,7 +70,7 @@ class BanditEnv(MemoryEnv):
 class RecallEnv(MemoryEnv):
     """Two turns: the first shows a colour, the second asks for it and does not."""
 
-    tools: Sequence[Tool] = (Nothing(),)  # type: ignore[assignment]
+    tools: Sequence[Tool] = (Nothing(),)
 
     def sample_task(self, rng: np.random.Generator) -> Task:
         return Task((Goal("which colour was it?", (COLOURS[int(rng.integers(len(COLOURS)))],)),), id="recall")
@@ -157,7 +157,7 @@ class Lesson:
 
     def make_env(self, env: type[MemoryEnv] | None = None, **settings: Any) -> MemoryEnv:
         counter = CodecTokenCounter(self.codec)
-        fixed = {"instructions": "terse", "token_counter": counter, "budget": {"max_turns": 2}}
+        fixed: dict[str, Any] = {"instructions": "terse", "token_counter": counter, "budget": {"max_turns": 2}}
         return (env or self.env)(**fixed | self.settings | settings)
 
     def fresh(self) -> LoraPolicy:
@@ -374,7 +374,7 @@ def test_the_guard_keeps_what_hopeless_tasks_would_undo(recall: Lesson) -> None:
 class NoteEnv(MemoryEnv):
     """Two turns; no answer is ever right, so that the outcome is constant."""
 
-    tools: Sequence[Tool] = (Nothing(),)  # type: ignore[assignment]
+    tools: Sequence[Tool] = (Nothing(),)
 
     def sample_task(self, rng: np.random.Generator) -> Task:
         return Task((Goal("which colour wins?", ("nothing",)),), id="note")

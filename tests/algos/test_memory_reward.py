@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ import torch
 
 from mempo_env.agents.contexts import get_context
 from mempo_env.agents.policy import LoraPolicy
+from mempo_env.agents.scoring import score_rows
 from mempo_env.agents.wording import Wording
 from mempo_env.algos import memory_reward
 from mempo_env.algos.memory_reward import AnswerScorer, joint_answer
@@ -43,7 +44,7 @@ def hand_prompt(policy: LoraPolicy, question: str, memory: str) -> list[int]:
 
 @pytest.fixture
 def policy(make_imitated: Any) -> LoraPolicy:
-    found = make_imitated()
+    found: LoraPolicy = make_imitated()
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
         for parameter in found.trainable_parameters():
@@ -96,7 +97,7 @@ def test_per_goal_scope_by_hand(policy: LoraPolicy) -> None:
 def scored_rows(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Collects the rows that are scored."""
     rows: list[Any] = []
-    real = memory_reward.score_rows
+    real = score_rows
 
     def spy(model: Any, given: Any, *rest: Any, **settings: Any) -> Any:
         assert not torch.is_inference_mode_enabled()
@@ -137,7 +138,7 @@ def test_rows_to_imitate_have_the_ids_that_are_scored(policy: LoraPolicy, monkey
 def test_prefix_and_gold_are_never_tokenised_together(make_imitated: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a tokenizer that merges ``>`` with what follows, together would give other ids."""
     policy = make_imitated()
-    real = policy.codec.encode_text
+    real: Callable[[str], list[int]] = policy.codec.encode_text
     asked: list[str] = []
 
     def spy(text: str) -> list[int]:
@@ -241,6 +242,7 @@ def test_history_and_empty_memory_agree_before_anything_was_seen(policy: LoraPol
 
 
 def test_a_history_beyond_the_models_positions_is_refused(policy: LoraPolicy, shared_groups: Any) -> None:
-    policy.model.config.max_position_embeddings = 40
+    config: Any = policy.model.config
+    config.max_position_embeddings = 40
     with pytest.raises(UserError, match="the model has 40 positions"):
         AnswerScorer(policy, INSTRUCTIONS).history_quality([(shared_groups[0][0], 1)])

@@ -40,7 +40,8 @@ class Small(nn.Module):
 
     def loss(self, scale: float = 1.0) -> torch.Tensor:
         hidden = self.frozen(self.matrix(self.embed_tokens(torch.arange(5))))
-        return scale * self.lm_head(hidden).log_softmax(-1)[:, 0].mean()
+        logits: torch.Tensor = self.lm_head(hidden)
+        return scale * logits.log_softmax(-1)[:, 0].mean()
 
 
 def test_a_step_uses_the_rate_of_its_number_and_reports_the_norm() -> None:

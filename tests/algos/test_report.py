@@ -114,9 +114,9 @@ def test_rows_of_faults_alone_survive_the_file(played: EvaluationReport, tmp_pat
 
 
 def render(table: Any) -> str:
-    console = Console(file=StringIO(), width=140)
-    console.print(table)
-    return console.file.getvalue()  # type: ignore[attr-defined]
+    file = StringIO()
+    Console(file=file, width=140).print(table)
+    return file.getvalue()
 
 
 def test_the_table_shows_both_and_the_faults(played: EvaluationReport, tmp_path: Path) -> None:

@@ -25,7 +25,8 @@ from mempo_env.algos.base import Advantages, TokenBatch, TurnKey
 from mempo_env.algos.config import OptimConfig
 from mempo_env.algos.grpo import GRPO
 from mempo_env.algos.optim import Optimizer, trainable
-from mempo_env.algos.update import Updater, training_rows
+from mempo_env.algos.training_rows import training_rows
+from mempo_env.algos.update import Updater
 from mempo_env.records import Group
 
 trl = pytest.importorskip("trl", reason="TRL is not installed; pip install 'mempo-env[witness]'")
@@ -38,7 +39,7 @@ LONGEST = 96
 STEP = OptimConfig(lr=2e-2, max_grad_norm=1e9)
 TOLERANCE = 1e-6
 # By default TRL multiplies the KL term by the ratio (DeepSeek-V3.2); GRPO's paper, and we, do not.
-PLAIN = {"loss_type": "grpo", "use_bias_correction_kl": False}
+PLAIN: dict[str, Any] = {"loss_type": "grpo", "use_bias_correction_kl": False}
 
 
 def randomise(policy: LoraPolicy, seed: int) -> LoraPolicy:
@@ -85,8 +86,9 @@ class Theirs:
     ) -> None:  # fmt: skip
         self.rows = turns(groups)
         self.kind = kind
-        base = copy.deepcopy(policy.model).unload()
-        lora = copy.deepcopy(policy.model.peft_config["policy"])
+        wrapped: Any = policy.model
+        base = copy.deepcopy(wrapped).unload()
+        lora = copy.deepcopy(wrapped.peft_config["policy"])
         config = getattr(trl, f"{kind}Config")(
             output_dir=str(folder), per_device_train_batch_size=len(self.rows), num_generations=SIZE,
             max_completion_length=LONGEST, bf16=False, use_cpu=True, report_to=[], gradient_checkpointing=False,
@@ -191,7 +193,7 @@ def spread(groups: Sequence[Group], values: Tensor) -> Advantages:
     )
 
 
-CASES = {
+CASES: dict[str, tuple[GRPOConfig, dict[str, Any]]] = {
     "grpo": (GRPOConfig(beta=BETA), {}),
     "clip-higher": (GRPOConfig(beta=BETA, clip_low=0.05, clip_high=0.1), {"epsilon": 0.05, "epsilon_high": 0.1}),
     "token mean": (GRPOConfig(beta=BETA, aggregation="token"), {"loss_type": "dapo"}),

@@ -133,7 +133,8 @@ def test_checkpointing_recomputes_in_the_backward_pass_alone(
     found = []
     for checkpointing in (False, True):
         policy, modes = randomise(make_policy()), list[bool]()
-        layer = causal_lm(policy.model).get_decoder().layers[1]
+        lm: Any = causal_lm(policy.model)
+        layer = lm.get_decoder().layers[1]
         layer.mlp.register_forward_pre_hook(lambda module, _, modes=modes: modes.append(module.training))
         settings = {"gradient_checkpointing": checkpointing, "share_prefixes": share, "micro_batch_tokens": 700}
         metrics = run(policy, algorithm, shared_groups, advantages, **settings)
@@ -216,9 +217,10 @@ def value_head() -> nn.Linear:
 
 
 def turn_loss(policy: LoraPolicy, head: nn.Linear, batch: TokenBatch, keys: Sequence[TurnKey]) -> Tensor:
-    hidden = causal_lm(policy.model).get_decoder()(input_ids=batch.rows.input_ids).last_hidden_state  # (B, T, D)
+    lm: Any = causal_lm(policy.model)
+    hidden = lm.get_decoder()(input_ids=batch.rows.input_ids).last_hidden_state  # (B, T, D)
     rows = torch.arange(len(keys))[:, None]  # (B, 1)
-    values = head(hidden[rows, batch.rows.positions]).squeeze(-1)  # (B, O)
+    values: Tensor = head(hidden[rows, batch.rows.positions]).squeeze(-1)  # (B, O)
     return (values - torch.tensor([float(t) for _, _, t in keys])[:, None]) ** 2
 
 

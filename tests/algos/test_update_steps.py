@@ -17,7 +17,8 @@ from mempo_env.algos.base import Advantages, TokenBatch, TurnKey
 from mempo_env.algos.config import OptimConfig
 from mempo_env.algos.grpo import GRPO
 from mempo_env.algos.optim import Optimizer, trainable
-from mempo_env.algos.update import Updater, training_rows
+from mempo_env.algos.training_rows import training_rows
+from mempo_env.algos.update import Updater
 
 from .plain_update import BIG, FREE, Everything, randomise, run
 

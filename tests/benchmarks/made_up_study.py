@@ -15,9 +15,9 @@ GOALS = STUDY.test_goals
 def part(f1: list[float | None], **more: Any) -> dict[str, Any]:
     """One number of goals of an evaluation."""
     n = len(f1)
-    counts = ("had", "kept", "new", "noted", "notes", "notes_right", "notes_invented", "notes_repeated", "memories")
-    counts += ("memories_same", "memories_full", "facts", "facts_final", "format_errors", "early", "wrong_number")
-    counts += ("turns", "tool_calls", "total_tokens", "peak_tokens")
+    counts: tuple[str, ...] = ("had", "kept", "new", "noted", "notes", "notes_right", "notes_invented")
+    counts += ("notes_repeated", "memories", "memories_same", "memories_full", "facts", "facts_final", "format_errors")
+    counts += ("early", "wrong_number", "turns", "tool_calls", "total_tokens", "peak_tokens")
     columns: dict[str, Any] = {name: [None if v is None else 1 for v in f1] for name in counts}
     columns |= {"seed": list(range(n)), "f1": f1, "em": f1, "truncated": [None if v is None else 0.0 for v in f1]}
     columns |= {"quality": [None if v is None else [0.9, 0.5] for v in f1]}

@@ -328,7 +328,7 @@ def test_memory_of_a_gpu_adds_up() -> None:
 
 
 def test_parts_of_an_episode_add_up_to_more_under_full_history() -> None:
-    memory, history = (flops_per_episode(QWEN, EPISODE, Plan(context=context)) for context in ("memory", "history"))  # type: ignore[arg-type]
+    memory, history = (flops_per_episode(QWEN, EPISODE, Plan(context=context)) for context in ("memory", "history"))
     assert all(history[part] >= memory[part] for part in memory)
     outputs = Work(outputs=sum(EPISODE.outputs()))
     assert memory["update"] > memory["reference"] + 2 * forward_flops(QWEN, outputs)

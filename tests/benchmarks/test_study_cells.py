@@ -23,6 +23,8 @@ from memory_study.reproduce import reproduce
 from memory_study.store import pack, read_cell, read_json, write_json
 from rich.console import Console
 
+from mempo_env.algos.job import start_run
+from mempo_env.algos.measure import evaluate_policy
 from mempo_env.errors import UserError
 
 from .two_goals import CALL, episode, turn
@@ -35,14 +37,14 @@ def test_cells_run_end_to_end_and_go_on(tmp_path: Path, monkeypatch: pytest.Monk
     try:
         with monkeypatch.context() as patch:
             # Stopped in the second update, after a checkpoint of the first.
-            real, taken = runner.start_run, scale.steps["easy"]
+            real, taken = start_run, scale.steps["easy"]
             assert taken == 2
             patch.setattr(runner, "start_run", lambda c, a, k: real(replace(c, steps=1), a, k))
-            patch.setattr(runner, "evaluate_policy", _interrupt_training(runner.evaluate_policy))
+            patch.setattr(runner, "evaluate_policy", _interrupt_training(evaluate_policy))
             with pytest.raises(KeyboardInterrupt):
                 runner.run_cell(cell, tmp_path, console, scale)
-        assert runner.read_cell(tmp_path, cell.warm, scale) is not None
-        assert runner.read_cell(tmp_path, cell, scale) is None
+        assert read_cell(tmp_path, cell.warm, scale) is not None
+        assert read_cell(tmp_path, cell, scale) is None
         # The interrupted run says steps=1 in its folder; the study's own config is put back, as if it had been killed.
         folder = tmp_path / "runs" / cell.name
         config = json.loads((folder / "config.json").read_text())
@@ -59,7 +61,7 @@ def test_cells_run_end_to_end_and_go_on(tmp_path: Path, monkeypatch: pytest.Monk
     assert all(len(part["episodes"]["f1"]) == 3 for part in after.values())
     assert found["probes"]["easy"]["groups"]["all"] == scale.groups
     assert json.loads((tmp_path / "cells" / f"{cell.name}.json").read_text())["diverged"] == ""
-    warm = runner.read_cell(tmp_path, cell.warm, scale)
+    warm = read_cell(tmp_path, cell.warm, scale)
     assert warm is not None
     expert = warm["evaluations"]["expert"]["2"]["episodes"]
     assert statistics.mean(expert["f1"]) == 100

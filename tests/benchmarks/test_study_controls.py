@@ -42,7 +42,7 @@ def scored_group(name: str, seed: int, start: float, size: int = 4) -> tuple[Epi
 
     def one(k: int) -> Turn:
         made = turn("", f"{start + k / 100:.4f}", CALL)
-        ids = {"prompt_ids": (1,), "output_ids": (2, 3), "logprobs": (0.0, 0.0)}
+        ids: dict[str, Any] = {"prompt_ids": (1,), "output_ids": (2, 3), "logprobs": (0.0, 0.0)}
         return replace(made, **ids, n_output=2, segments=(int(Segment.MEMORY), int(Segment.ANSWER)))
 
     return tuple(
@@ -112,8 +112,13 @@ def test_a_remembering_scorer_asks_once() -> None:
 class Words:
     """Counts words."""
 
+    name = "words"
+
     def count(self, text: str) -> int:
         return len(text.split())
+
+    def truncate(self, text: str, n: int) -> str:
+        return " ".join(text.split()[:n])
 
 
 def test_the_short_control_looks_at_length_alone() -> None:

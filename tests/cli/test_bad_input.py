@@ -319,8 +319,8 @@ def test_a_folder_that_is_no_run(mempo: Mempo, run_copy: Path, tmp_path: Path) -
     for call in (("train", "--resume", "notes"), ("eval", "notes")):
         assert "notes is no run folder: it has no config.json" in mempo(*call).complaint
     shutil.rmtree(run_copy / "checkpoints")
-    for call in (("train", "--resume", run_copy), ("eval", run_copy, "--goals", "1")):
-        assert "has no checkpoint" in mempo(*call).complaint
+    for words in (("train", "--resume", run_copy), ("eval", run_copy, "--goals", "1")):
+        assert "has no checkpoint" in mempo(*words).complaint
 
 
 DAMAGES: list[tuple[Callable[[dict[str, Any]], object], str]] = [

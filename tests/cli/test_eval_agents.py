@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -66,8 +66,8 @@ def server() -> Iterator[Server]:
 
 
 def test_a_chat_server_is_measured_and_goes_on_when_it_is_back(mempo: Mempo, server: Server, tmp_path: Path) -> None:
-    call = ("eval", "--agent", "chat", "--base-url", server.url, "--model", "m", "--goals", "2", "--episodes", "3")
-    call = (*call, "--context", "memory", "history", "--retries", "0", "--out", tmp_path / "chat")
+    asked = ("eval", "--agent", "chat", "--base-url", server.url, "--model", "m", "--goals", "2", "--episodes", "3")
+    call = (*asked, "--context", "memory", "history", "--retries", "0", "--out", tmp_path / "chat")
     server.status = 500
     down = mempo(*call)
     assert down.code == 0, down.err
@@ -88,9 +88,9 @@ def test_a_chat_server_is_measured_and_goes_on_when_it_is_back(mempo: Mempo, ser
 
 
 def test_weights_in_a_folder_are_measured_under_several_contexts(mempo: Mempo, trained: Path, tmp_path: Path) -> None:
-    call = ("eval", "--agent", "model", "--model", trained / "base", "--preset", "tiny", "--max-new-tokens", "8")
+    asked = ("eval", "--agent", "model", "--model", trained / "base", "--preset", "tiny", "--max-new-tokens", "8")
     call = (
-        *call,
+        *asked,
         "--goals",
         "1",
         "--episodes",
@@ -110,5 +110,5 @@ def test_weights_in_a_folder_are_measured_under_several_contexts(mempo: Mempo, t
     assert all(0 < turn.n_output <= 8 and turn.n_prompt > 0 for turn in turns)
     assert all(isinstance(turn.info["history_tokens"], int) for turn in turns)
     first = [episode.turns[0] for episodes in rows.values() for episode in episodes]
-    assert all(turn.info["history_tokens"] >= turn.n_prompt for turn in first[:2])
+    assert all(cast(int, turn.info["history_tokens"]) >= turn.n_prompt for turn in first[:2])
     assert "max_new_tokens = 8, not 9" in mempo(*call, "--max-new-tokens", "9").complaint

@@ -18,7 +18,7 @@ from mempo_env.algos.config import RunConfig
 from mempo_env.algos.presets import PRESETS, get_preset
 from mempo_env.cli import COMMANDS
 from mempo_env.cli.check_env import CheckEnvFlags
-from mempo_env.cli.eval import EvalFlags
+from mempo_env.cli.eval_flags import EvalFlags
 from mempo_env.cli.flags import peek
 from mempo_env.cli.new_env import NewEnvFlags
 from mempo_env.cli.play import PlayFlags

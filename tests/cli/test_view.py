@@ -31,7 +31,12 @@ def test_a_run_with_training_episodes(
     evaluated = load_episodes(run / "eval" / "after.episodes.jsonl.gz")
     assert all("quality" in turn.info for e in evaluated for turn in e.turns if turn.memory_written)
     opened: list[str] = []
-    monkeypatch.setattr(webbrowser, "open", lambda url: opened.append(url) or True)
+
+    def note(url: str) -> bool:
+        opened.append(url)
+        return True
+
+    monkeypatch.setattr(webbrowser, "open", note)
     result = mempo("view", run, "--open")
     assert result.code == 0
     assert result.out.startswith("8 episodes, 0.")

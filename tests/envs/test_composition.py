@@ -110,7 +110,7 @@ def test_mixed_gives_every_data_set_its_turn_and_place(folders: list[str]) -> No
 
 def test_mem1_tasks_are_of_one_data_set_and_end_in_question_marks(folders: list[str]) -> None:
     drawn = tasks(folders[:2], 3, 300, composition="mem1")
-    chosen = Counter()
+    chosen: Counter[str] = Counter()
     for task in drawn:
         assert len(set(origins(task))) == 1
         chosen[origins(task)[0]] += 1
@@ -186,8 +186,9 @@ def test_the_default_is_as_it_was(folders: list[str]) -> None:
     ],
 )
 def test_what_cannot_be_met_is_refused_at_once(folders: list[str], arguments: dict[str, Any], message: str) -> None:
+    usual: dict[str, Any] = {"goals": 4, "dataset": "qa", "data": folders}
     with pytest.raises(UserError, match=message.replace("(", r"\(")):
-        MultiGoalEnv(**({"goals": 4, "dataset": "qa", "data": folders} | arguments))
+        MultiGoalEnv(**usual | arguments)
 
 
 @pytest.mark.parametrize("arguments", [{"composition": "mixed"}, {"hops": 2}, {"kinds": ("one-hop",)}])

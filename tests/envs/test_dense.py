@@ -35,7 +35,8 @@ def test_scores_are_cosines_of_the_models_own_embeddings(tiny_encoder: str, pass
         with torch.no_grad():
             states = model(**tokenizer(text, return_tensors="pt", truncation=True)).last_hidden_state[0]  # (T, 32)
         mean = states.mean(0)
-        return (mean / mean.norm()).numpy()
+        unit: np.ndarray[tuple[int], np.dtype[np.float32]] = (mean / mean.norm()).numpy()
+        return unit
 
     some = passages[:6]  # the seventh holds a lone surrogate, which transformers cannot read
     index = DenseIndex.in_memory(some, DenseSettings(tiny_encoder, prefixes="e5"))

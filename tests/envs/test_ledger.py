@@ -51,8 +51,8 @@ def balances(task: Task) -> tuple[dict[str, list[int]], int]:
         of = [owner[number] for number in amounts]
         most = max([most, *(of.count(account) for account in set(of))])
     result: dict[str, list[int]] = {}
-    for number, amount in amounts.items():
-        result.setdefault(owner[number], []).append(amount)
+    for number, signed in amounts.items():
+        result.setdefault(owner[number], []).append(signed)
     return result, most
 
 

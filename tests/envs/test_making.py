@@ -1,7 +1,7 @@
 """Environments by id: which arguments they take, options as they are typed, and what a run hands to them."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -50,7 +50,8 @@ def make_anything(**kwargs: Any) -> PlainEnv:
 
 @pytest.fixture(autouse=True)
 def _registered() -> Any:
-    ids = {"MemPOTest-Plain-v0": PlainEnv, "MemPOTest-Closed-v0": ClosedEnv, "MemPOTest-Any-v0": make_anything}
+    ids: dict[str, Callable[..., MemoryEnv]] = {"MemPOTest-Plain-v0": PlainEnv, "MemPOTest-Closed-v0": ClosedEnv}
+    ids["MemPOTest-Any-v0"] = make_anything
     for env_id, entry in ids.items():
         gym.register(env_id, entry_point=entry)
     yield

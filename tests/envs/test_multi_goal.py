@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from mempo_env.envs.closed_world import ClosedWorldConfig
 from mempo_env.envs.multi_goal import MultiGoalEnv
 from mempo_env.errors import InfrastructureError, UserError
+from mempo_env.metrics import AnswerScores
 from mempo_env.records import Goal, Passage, Task
 
 TWO_HOP = {"two_hop_share": 1.0, "comparison_share": 0.0}
@@ -174,7 +176,7 @@ def source(data, split, world):
 
 def test_equal_arguments_and_seed_give_equal_episodes() -> None:
     for arguments in ({"goals": 4}, {"goals": (1, 9), "split": "dev"}):
-        one, two = MultiGoalEnv(**arguments), MultiGoalEnv(**arguments)  # type: ignore[arg-type]
+        one, two = MultiGoalEnv(**arguments), MultiGoalEnv(**arguments)
         assert one.reset(seed=8) == two.reset(seed=8)
         assert one.reset() == two.reset()
 
@@ -227,7 +229,7 @@ def test_a_failed_reset_leaves_no_episode_behind() -> None:
 
 def test_a_judge_that_fails_makes_an_error_and_no_zero() -> None:
     class Judged(MultiGoalEnv):
-        def score(self, answers, task):
+        def score(self, answers: Sequence[str], task: Task) -> AnswerScores:
             raise InfrastructureError("the judge does not answer")
 
     env = Judged(goals=1)
@@ -240,17 +242,17 @@ def test_a_judge_that_fails_makes_an_error_and_no_zero() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Goal("Capital?", "Paris"), "tuple of strings"),
+        (lambda: Goal("Capital?", "Paris"), "tuple of strings"),  # type: ignore[arg-type]
         (lambda: Task(()), "1 to 16"),
         (lambda: Task((Goal("Who?", ("Ada",)),) * 17), "1 to 16"),
     ],
 )
-def test_records_that_mean_nothing_are_refused(make, message: str) -> None:
+def test_records_that_mean_nothing_are_refused(make: Callable[[], object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
 
 
 @pytest.mark.parametrize("penalty", [-1.0, float("nan"), float("inf"), "a"])
-def test_a_format_penalty_is_a_price(penalty) -> None:
+def test_a_format_penalty_is_a_price(penalty: Any) -> None:
     with pytest.raises(UserError, match="format_penalty"):
         MultiGoalEnv(format_penalty=penalty)

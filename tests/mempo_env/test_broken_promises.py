@@ -91,7 +91,7 @@ BROKEN: list[tuple[type[MemoryEnv], str, str]] = [
 def test_a_broken_promise_is_found_and_the_message_says_what_to_mend(
     cheat: type[MemoryEnv], seen: str, mend: str
 ) -> None:
-    state, numpy_state = random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[union-attr, index]  # noqa: NPY002
+    state, numpy_state = random.getstate(), np.random.get_state()[1].tolist()  # type: ignore[index]  # noqa: NPY002
     with pytest.raises(AssertionError) as caught:
         check_memory_env(cheat())
     what, _, cure = str(caught.value).partition(". Mend: ")
@@ -100,7 +100,7 @@ def test_a_broken_promise_is_found_and_the_message_says_what_to_mend(
     assert len(str(caught.value)) < 900, "a message is short, whatever was played"
     if cheat not in (broken.GlobalRandom, broken.GlobalDraw):
         assert random.getstate() == state
-    assert np.random.get_state()[1].tolist() == numpy_state  # type: ignore[union-attr, index]  # noqa: NPY002
+    assert np.random.get_state()[1].tolist() == numpy_state  # type: ignore[index]  # noqa: NPY002
 
 
 def test_wrapped_environments_are_refused() -> None:
@@ -193,7 +193,7 @@ def test_the_order_of_a_set_is_found_in_another_process(tmp_path: Path, monkeypa
             check_memory_env(sets_of_trees.Sets())
         (tmp_path / "sets_of_trees.py").write_text(SETS.replace('list({"ash"', 'sorted({"ash"'))
         del sys.modules["sets_of_trees"]
-        import sets_of_trees  # type: ignore[import-not-found]
+        import sets_of_trees
 
         checks = check_memory_env(sets_of_trees.Sets())
         assert Check("another process plays alike") in checks

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -113,7 +114,8 @@ def test_an_installed_plugin_is_found_by_its_name(registry: Registry[object], pl
     (plugin_folder / "my_good_algo.py").write_text("class Mine: pass\n")
     install_plugin(plugin_folder, "my-plugin", "mine = my_good_algo:Mine")
     assert registry.names() == ["counter", "lazy", "mine"]
-    assert registry.get("mine").__name__ == "Mine"
+    mine: Any = registry.get("mine")
+    assert mine.__name__ == "Mine"
 
 
 def test_a_name_that_two_sources_provide_is_refused(registry: Registry[object], plugin_folder: Path) -> None:

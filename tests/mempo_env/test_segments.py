@@ -83,7 +83,7 @@ def cut(data: bytes, draw: st.DataObject) -> list[bytes]:
     return [data[start:end] for start, end in itertools.pairwise(edges)]
 
 
-BODIES = st.text(st.characters(exclude_characters="<", exclude_categories=("Cs",)), max_size=12)
+BODIES = st.text(st.characters(exclude_characters="<", exclude_categories=["Cs"]), max_size=12)
 
 
 @given(BODIES, BODIES, st.data())

@@ -12,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import data_equivalence
-from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 
 import mempo_env
 from mempo_env.prompts import render_observation
@@ -30,7 +30,7 @@ def outputs(step: int) -> tuple[str, ...]:
     return tuple(answer if (step + slot) % (slot + 3) == 0 else search.format(step) for slot in range(N))
 
 
-def play(env: VectorEnv[Any, Any, Any]) -> list[Any]:
+def play(env: SyncVectorEnv | AsyncVectorEnv | ThreadPoolVectorEnv) -> list[Any]:
     record: list[Any] = [env.reset(seed=11)]
     record += [env.step(outputs(step)) for step in range(10)]
     record.append(env.reset(seed=[5, None, 7], options={})[0]["task"][::2])
@@ -99,7 +99,7 @@ def test_an_error_in_one_environment_is_raised_and_the_others_stay_usable() -> N
 @pytest.mark.parametrize("seed", [(3, 4, 5), np.int64(3), np.array([3, 4, 5]), [3, 4]])
 def test_a_seed_of_another_type_is_as_in_gymnasium_and_never_ignored(seed: Any) -> None:
     def first(mode: str | None) -> Any:
-        env = gym.make_vec(ID, N, vectorization_mode=mode, **SETTINGS)  # type: ignore[arg-type]
+        env = gym.make_vec(ID, N, vectorization_mode=mode, **SETTINGS)
         try:
             return env.reset(seed=seed)[0]["task"]
         except Exception as problem:

@@ -154,7 +154,8 @@ def test_a_stage_set_from_outside_begins_with_the_next_episode() -> None:
     env.reset()
     assert "Memory: one two\n" in env.step(OUTPUTS[0])[0]
     assert env.get_wrapper_attr("stage") == 1
-    vector = gym.make_vec(ID, 2, env_wrappers=[functools.partial(BudgetSchedule, stages=[{}, {"memory_tokens": 1}])])
+    wrap = functools.partial(BudgetSchedule, stages=[{}, {"memory_tokens": 1}])
+    vector: Any = gym.make_vec(ID, 2, env_wrappers=[wrap])
     vector.set_attr("stage", 1)
     vector.reset(seed=0)
     assert vector.step((OUTPUTS[0], OUTPUTS[1]))[0]["memory"] == ("one", "six")
@@ -177,7 +178,7 @@ def _bonus(context: TurnContext) -> dict[str, float]:
 
 
 def test_a_reward_changed_alone_is_refused() -> None:
-    env = ScaleReward(gym.wrappers.TransformReward(gym.make(ID), lambda reward: reward + 1), scale=2)
+    env = ScaleReward(gym.wrappers.TransformReward(gym.make(ID), lambda reward: float(reward) + 1), scale=2)
     env.reset(seed=0)
     with pytest.raises(UserError, match=r"ScaleReward or a reward_hook"):
         env.step("")
@@ -194,7 +195,7 @@ def test_a_reward_changed_alone_is_refused() -> None:
 @pytest.mark.parametrize(
     ("wrap", "message"),
     [
-        (functools.partial(ShuffledMemory, unit="word"), "did you mean 'words'"),
+        (functools.partial(ShuffledMemory, unit="word"), "did you mean 'words'"),  # type: ignore[arg-type]
         (functools.partial(ShuffledMemory, unit="episodes"), "needs donors"),
         (functools.partial(ShuffledMemory, unit="episodes", donors=[["a"], []]), "needs donors"),
         (functools.partial(ShuffledMemory, donors=[["a"]]), "uses no donors"),
@@ -204,10 +205,10 @@ def test_a_reward_changed_alone_is_refused() -> None:
         (functools.partial(BudgetSchedule, stages=[{}], episodes_per_stage=0), "at least 1"),
         (functools.partial(ScaleReward, scale=0), "above 0"),
         (functools.partial(ScaleReward, scale=float("inf")), "finite"),
-        (functools.partial(ScaleReward, scale="2"), "finite number"),
-        (lambda env: BlankMemory(TextObservation(env)).reset(), "around it"),
-        (lambda env: ShuffledMemory(TextObservation(env)).reset(), "around it"),
-        (lambda env: TextObservation(TextObservation(env)).reset(), "around it"),
+        (functools.partial(ScaleReward, scale="2"), "finite number"),  # type: ignore[arg-type]
+        (lambda env: BlankMemory(TextObservation(env)).reset(), "around it"),  # type: ignore[arg-type]
+        (lambda env: ShuffledMemory(TextObservation(env)).reset(), "around it"),  # type: ignore[arg-type]
+        (lambda env: TextObservation(TextObservation(env)).reset(), "around it"),  # type: ignore[arg-type]
         (lambda env: BudgetSchedule(gym.make("CartPole-v1"), [{}]), "MemoryEnv"),
         (lambda env: setattr(BudgetSchedule(env, [{}]), "stage", 1), "between 0 and 0"),
         (lambda env: setattr(BudgetSchedule(env, [{}], 3), "stage", 0), "counted by episodes"),
