@@ -1,10 +1,12 @@
-"""Checks the types of the package as it is installed, and of the benchmarks against it.
+"""Checks the types of the package as it is installed, and of the benchmarks and the tests against it.
 
 Run naively, mypy goes falsely green here: from inside the repository it takes `mempo_env` for the one folder of that
 name and never sees `mempo_env.envs`, `mempo_env.agents` and `mempo_env.algos`, which lie beside it. So the package is
 built and installed, not editable, into a temporary folder; mypy runs by package name from another folder outside the
 repository; and the number of files it reports must be the number of source files there are. Benchmarks import one
-another by bare name, from their own folders, so they are checked by name, too.
+another by bare name, from their own folders, so they are checked by name, too. The tests are checked in a copy, so that
+neither `tests/mempo_env` nor the folder beside `tests` can stand for the package; each is a module of `tests`, under
+which they import one another, and they import the benchmarks as these import one another.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ FOLDERS = {"mempo_env": "mempo_env", "envs": "mempo_env/envs", "agents": "mempo_
 BENCHMARKS = (ROOT / "benchmarks", ROOT / "benchmarks" / "studies")
 NOT_IMPORTED = {"conftest.py"}
 """Files of the benchmarks that have a name twice in the repository; nothing imports them."""
+TESTS = "tests"
+"""The folder in the repository, and in the copy that is checked."""
 
 
 def sources() -> set[str]:
@@ -57,7 +61,8 @@ def main() -> int:
             print("       name every folder with code under [tool.setuptools] packages in pyproject.toml")
             return 1
         package = check(["-p", "mempo_env"], [site], elsewhere, len(expected))
-        return check_benchmarks(site, elsewhere) or package
+        benchmarks = check_benchmarks(site, elsewhere)
+        return check_tests(site, Path(name, "copy"), elsewhere) or benchmarks or package
 
 
 def check_benchmarks(site: Path, elsewhere: Path) -> int:
@@ -68,6 +73,13 @@ def check_benchmarks(site: Path, elsewhere: Path) -> int:
     names += [part for path in packages for part in ("-p", path.name)]
     count = len(scripts) + sum(len(list(path.rglob("*.py"))) for path in packages)
     return check(names, [site, *BENCHMARKS], elsewhere, count)
+
+
+def check_tests(site: Path, copy: Path, elsewhere: Path) -> int:
+    """Every file of the tests, against the installed package and the benchmarks."""
+    shutil.copytree(ROOT / TESTS, copy / TESTS, ignore=shutil.ignore_patterns("__pycache__"))
+    count = len(list((ROOT / TESTS).rglob("*.py")))
+    return check(["--explicit-package-bases", str(copy / TESTS)], [site, copy, *BENCHMARKS], elsewhere, count)
 
 
 def check(what: list[str], places: list[Path], folder: Path, expected: int) -> int:
@@ -84,6 +96,7 @@ def check(what: list[str], places: list[Path], folder: Path, expected: int) -> i
     output = run.stdout + run.stderr
     for source, installed in reversed(FOLDERS.items()):  # messages name the file to edit, not the installed copy
         output = re.sub(rf"^\S*?site/{installed}/", f"{source}/", output, flags=re.MULTILINE)
+    output = re.sub(rf"^\S*?copy/{TESTS}/", f"{TESTS}/", output, flags=re.MULTILINE)
     print(output, end="")
     count = re.search(r"no issues found in (\d+) source files|\(checked (\d+) source files", output)
     checked = int(count[1] or count[2]) if count else 0
