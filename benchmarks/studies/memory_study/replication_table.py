@@ -39,7 +39,7 @@ def replication(study: Study) -> Table:
                 *(over_seeds(level).text() for level in levels),
                 difference(ours, theirs, *goals).text(sign=True),
                 ", ".join(by_seed),
-                sampled(one, REGIME, OURS, "grpo").text(sign=True),
+                sampled(one, REGIME, OURS, _OTHER).text(sign=True),
                 over_seeds(facts).text(sign=True),
                 moved(read, read_other, "ours by start", "ours by start", [str(n) for n in goals]),
             )
