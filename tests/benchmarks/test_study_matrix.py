@@ -126,14 +126,15 @@ def test_fields_that_came_later_count_only_where_they_are_set() -> None:
         assert set(plain(whole)) >= {each.name for each in fields(whole)}
 
 
-def test_the_replication_has_seeds_of_its_own_and_tuned_cells_alone() -> None:
+def test_the_replication_has_seeds_of_its_own() -> None:
     cells = matrix(full=True)
     assert len({cell.name for cell in cells}) == len(cells)
     assert not {*FRESH_SEEDS} & {*SEEDS, DEV_SEED}
     fresh = [cell for cell in cells if cell.seed in FRESH_SEEDS]
     assert fresh == cells[-len(fresh) :]
-    assert [cell.name for cell in fresh[:3]] == ["warm-5", "hard-grpo-tuned-5", "hard-mempo-tuned-5"]
-    assert {cell.kind for cell in fresh} == {"warm", "tuned"}
+    names = ["warm-5", "hard-grpo-tuned-5", "hard-mempo-tuned-5", "hard-clipped-5"]
+    assert [cell.name for cell in fresh[:4]] == names
+    assert len(fresh) == 5 * 4
     assert not any(cell.seed in FRESH_SEEDS for cell in matrix())
 
 
@@ -153,7 +154,19 @@ def test_the_further_arms_are_what_they_are_called() -> None:
         settings = get_algorithm(arm.algo).config_class
         assert isinstance(algorithm_config(cell), settings)
         assert len(candidates(cell.regime, arm.name)) == 4
-        if arm.context == "memory":
+        if arm.context == "memory" and arm.max_grad_norm is None:
             assert replace(run_config(cell, Path("o")), algo="", out="") == replace(
                 run_config(replace(cell, arm="grpo"), Path("o")), algo="", out=""
             )
+
+
+def test_the_clipped_arm_differs_from_tuned_mempo_in_one_thing() -> None:
+    cell = Cell("train", 5, "hard", "clipped")
+    tuned = Cell("tuned", 5, "hard", "mempo", weight=0.3)  # as tuning chose
+    assert algorithm_config(cell) == algorithm_config(tuned)
+    ours, theirs = (replace(run_config(one, Path("o")), out="") for one in (cell, tuned))
+    assert (ours.train.optim.max_grad_norm, theirs.train.optim.max_grad_norm) == (0.003, 1.0)
+    assert replace(ours, train=replace(ours.train, optim=theirs.train.optim)) == theirs
+    assert replace(ours.train.optim, max_grad_norm=1.0) == theirs.train.optim
+    cells = [one for one in matrix(full=True) if one.arm == "clipped"]
+    assert [(one.kind, one.regime, one.seed) for one in cells] == [("train", "hard", seed) for seed in range(10)]

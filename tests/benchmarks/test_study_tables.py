@@ -20,7 +20,7 @@ from memory_study.memory_tables import memories, readings
 from memory_study.plan import minutes
 from memory_study.plots import by_goals, learning, quality_bins
 from memory_study.real import REAL, real_matrix, with_data
-from memory_study.replication_table import replication
+from memory_study.replication_table import clipped, replication
 from memory_study.sections import real_sections, sections
 from memory_study.study import gather
 from memory_study.tables import (
@@ -81,13 +81,16 @@ def test_tables_hold_what_was_computed_by_hand() -> None:
 
 
 def test_the_replication_stands_alone_and_beside_the_seeds_it_was_found_with() -> None:
-    gains = {0: 4.0, 1: 5.0, 2: 9.0, 5: -1.0, 6: 0.0, 7: 4.0}  # MemPO less GRPO; both hold every fact
+    gains = {0: 4.0, 1: 5.0, 2: 9.0, 5: -1.0, 6: 0.0, 7: 4.0}  # MemPO less GRPO; all hold every fact
 
     def read(cell: Cell) -> dict[str, Any] | None:
-        if (cell.kind, cell.regime) != ("tuned", "hard") or cell.arm not in ("grpo", "mempo") or cell.seed not in gains:
+        arms = {("tuned", "grpo"): 0.0, ("tuned", "mempo"): 1.0, ("train", "clipped"): 2.0}
+        if cell.regime != "hard" or (cell.kind, cell.arm) not in arms or cell.seed not in gains:
             return None
-        f1 = 30.0 + gains[cell.seed] * (cell.arm == "mempo")
-        read_by_start = [0.5 + 0.1 * (cell.arm == "mempo")]
+        if cell.arm == "clipped" and cell.seed == 2:
+            return None
+        f1 = 30.0 + gains[cell.seed] * arms[cell.kind, cell.arm]
+        read_by_start = [0.5 + 0.1 * arms[cell.kind, cell.arm]]
         return {
             "evaluations": {"after": evaluation(f1)},
             "training": training([f1 / 100, f1 / 100], 10.0, 1.0),
@@ -103,10 +106,19 @@ def test_the_replication_stands_alone_and_beside_the_seeds_it_was_found_with() -
     assert found.rows[1][1:4] == ("31.0 (24.4 to 37.6)", "30.0 (30.0 to 30.0)", "+1.0 (-5.6 to +7.6)")
     assert found.rows[1][5:] == ("+1.0 (-5.6 to +7.6)", "+0.0 (+0.0 to +0.0)", "+0.100 (+0.100 to +0.100)")
     assert found.rows[2][3].startswith("+3.5 (")
-    assert "Replication: 9 cells are missing." in state(study, {})  # two seeds whole, three warm starts
+    assert "Replication: 11 cells are missing." in state(study, {})  # two seeds whole, three warm starts
+    found = clipped(study)
+    assert [cells[0] for cells in found.rows] == ["0, 1", "5, 6, 7", "0, 1, 5, 6, 7"]
+    assert found.rows[0][4:7] == ("+4.5", "+9.0", "+8.0, +10.0")  # of two seeds no interval
+    assert found.rows[1][1] == "32.0 (18.9 to 45.1)"
+    assert found.rows[1][4:7] == ("+1.0 (-5.6 to +7.6)", "+2.0 (-11.1 to +15.1)", "-2.0, +0.0, +8.0")
+    assert found.rows[1][7:] == ("+2.0 (-11.1 to +15.1)", "+0.0 (+0.0 to +0.0)", "+0.200 (+0.200 to +0.200)")
     assert study.fresh is not None
+    study.fresh.arms["hard"]["clipped"][5]["evaluations"]["after"]["6"]["episodes"]["wrong_number"] = [1, 0]
+    assert clipped(study).rows[1][2:4] == ("83, 100, 100", "100, 100, 100")  # the fixture has 1 everywhere
     study.fresh.arms.clear()
     assert replication(study).rows == []
+    assert [cells[0] for cells in clipped(study).rows] == ["0, 1"]
 
 
 def test_with_two_seeds_no_interval_over_seeds_is_shown() -> None:

@@ -5,7 +5,8 @@ normalisation, because what is constant over a group, or a mean over it, cancels
 the ``history`` baseline, because the warm start has never seen a history, so that its probability given one says
 nothing. Importing this file imports no torch.
 
-Invariant: a default arm's settings are the published ones but for what its name says.
+Invariant: a default arm's settings are the published ones but for what its name says; but for ``clipped`` no arm has
+settings that are not its algorithm's.
 """
 
 from __future__ import annotations
@@ -65,6 +66,8 @@ class Arm:
         context: Context strategy; another than ``memory`` has a warm start of its own. The demonstrator cannot do
             without a memory, so that under ``history`` the memory blocks are part of what is kept.
         regimes: Where it is run.
+        max_grad_norm: Gradients are clipped to this norm; None: to the preset's, as those of all other arms are.
+        tuned: Whether it is run with what tuning chooses, too; otherwise with the settings it has alone.
     """
 
     name: str
@@ -75,6 +78,8 @@ class Arm:
     default: bool = True
     context: str = "memory"
     regimes: tuple[str, ...] = tuple(REGIMES)
+    max_grad_norm: float | None = None
+    tuned: bool = True
 
     def __post_init__(self) -> None:
         """Refuses a weight that its settings lack."""
@@ -130,6 +135,16 @@ ARMS = {
             MemPOPaperConfig(baseline="old_memory", credit="all"),
             "as mempo-paper, no guard on failed groups",
             regimes=("hard",),
+        ),
+        _further(
+            "clipped",  # not tuned: it has what tuning chose for mempo
+            MemPOConfig(weight=0.3),
+            "tuned mempo (weight 0.3) with gradients clipped to 0.003, twice their median, so that an update with a "
+            "success weighs little more than others; all other arms clip to 1, which none of theirs reaches",
+            weighted=False,
+            regimes=("hard",),
+            max_grad_norm=0.003,
+            tuned=False,
         ),
         _further(
             "successes",

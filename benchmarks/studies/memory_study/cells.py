@@ -4,7 +4,8 @@ A cell is the smallest piece that is run, stored and skipped when it is there: t
 of the tuning, or one arm in one regime with one seed. Importing this file imports no torch.
 
 Invariants:
-    * in a regime all arms have the same warm start, tasks and number of updates: only the algorithm's settings differ;
+    * in a regime all arms have the same warm start, tasks and number of updates: only the algorithm's settings differ,
+      and of ``clipped`` the norm that gradients are clipped to;
     * tuning sees its own seed and the ``dev`` split, everything reported the ``test`` split;
     * ``fingerprint`` changes whenever anything that a result depends on changes, places and threads apart; of data sets
       it knows the names.
@@ -37,6 +38,8 @@ FRESH_SEEDS = (5, 6, 7, 8, 9)
 REPLICATED = (("hard", "grpo"), ("hard", "mempo"))
 """Regime and arms whose tuned cells are run again with them: those of the one difference that had an interval without
 0."""
+FOLLOWED = ("hard", "clipped")
+"""Regime and arm that are run with them, too: fixed after the replication had been seen, to find out why it failed."""
 TEST_GOALS = (2, 4, 6, 8, 10, 16)
 LEARNING_RATE, WEIGHT = 2e-3, 1.0
 """What an arm has before tuning: the preset's learning rate and the paper's weight."""
@@ -167,18 +170,23 @@ def matrix(*, full: bool = False, seeds: Sequence[int] = SEEDS) -> list[Cell]:
     arms = [arm.name for arm in ARMS.values() if arm.default or full]
     pairs = [(regime, arm) for regime in REGIMES for arm in arms if regime in ARMS[arm].regimes]
     own = [arm for arm in arms if ARMS[arm].context != "memory"]  # arms with a warm start of their own
-    kinds: tuple[Kind, ...] = ("train", "tuned")
 
     def warm(seed: int) -> list[Cell]:
         return [Cell("warm", seed), *(Cell("warm", seed, arm=arm) for arm in own)]
 
-    cells = [*warm(DEV_SEED), *(cell for pair in pairs for cell in candidates(*pair))]
+    tuned = [(regime, arm) for regime, arm in pairs if ARMS[arm].tuned]
+    cells = [*warm(DEV_SEED), *(cell for pair in tuned for cell in candidates(*pair))]
     for seed in seeds:
-        cells += [*warm(seed), *(Cell(kind, seed, *pair) for kind in kinds for pair in pairs)]
+        cells += [*warm(seed), *(Cell("train", seed, *pair) for pair in pairs)]
+        cells += [Cell("tuned", seed, *pair) for pair in tuned]
         if full:
             cells += [Cell("train", seed, regime, arm) for regime in CROSSED for arm in CROSSED_ARMS]
     for seed in FRESH_SEEDS * full:
-        cells += [Cell("warm", seed), *(Cell("tuned", seed, *pair) for pair in REPLICATED)]
+        cells += [
+            Cell("warm", seed),
+            *(Cell("tuned", seed, *pair) for pair in REPLICATED),
+            Cell("train", seed, *FOLLOWED),
+        ]
     return cells
 
 
@@ -241,7 +249,9 @@ def run_config(cell: Cell, out: Path, scale: Scale = STUDY, threads: int = 1) ->
         return replace(
             run, algo="grpo", goals=scale.warm_goals, steps=0, warm_start=warm, eval=eval_config(cell, scale)
         )
-    regime, steps = scale.regimes[cell.regime], scale.tune_steps if cell.kind == "tune" else scale.steps
+    regime, clip = scale.regimes[cell.regime], ARMS[cell.arm].max_grad_norm
+    optim = OptimConfig(lr=cell.lr) if clip is None else OptimConfig(lr=cell.lr, max_grad_norm=clip)
+    steps = scale.tune_steps if cell.kind == "tune" else scale.steps
     return replace(
         run,
         algo=ARMS[cell.arm].algo,
@@ -250,7 +260,7 @@ def run_config(cell: Cell, out: Path, scale: Scale = STUDY, threads: int = 1) ->
         steps=steps[cell.regime],
         env_args=replace(run.env_args, outcome=regime.outcome),
         warm_start=replace(base.warm_start, target="none"),
-        train=replace(run.train, optim=OptimConfig(lr=cell.lr)),
+        train=replace(run.train, optim=optim),
         eval=replace(base.eval, episodes=0, ceilings=False),
     )
 

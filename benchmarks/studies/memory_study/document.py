@@ -26,7 +26,10 @@ PICTURES = {
     "study_learning.png": (plots.learning, "F1 of training episodes by update, sampled token and CPU second"),
     "study_quality.png": (plots.quality_bins, "Share of memories by Q(m), before and after"),
 }
-MAIN = ("replication", "distances", "f1", "differences", "training", "memories", "reading", "causes", "tuning")
+MAIN = (
+    *("replication", "clipped", "distances", "f1", "differences", "training", "memories", "reading", "causes"),
+    "tuning",
+)
 """First words of the keys of those tables that stand in the page itself; the others have a page of their own."""
 LONG = ("seeds-", "em-", "estimators-", "goals-", "pooled-")
 """Keys of tables that are folded away."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from .estimates import Estimate, over_seeds
 from .measures import at, f1_at, mean, pooled_share
-from .study import OTHERS, Study, alike, context_of
+from .study import OTHERS, TUNED, Study, alike, context_of
 from .tables import Evaluations, Table, difference, in_range
 
 CONTROL = "shuffled"
@@ -79,9 +79,17 @@ def _last_half(values: Sequence[float]) -> float:
 def sampled(
     study: Study, regime: str, label: str, other: str, part: Callable[[Sequence[float]], float] = _all
 ) -> Estimate:
-    """F1 of an arm's training episodes less another's, in points; of no seed where it is the arm itself."""
+    """F1 of an arm's training episodes less another's, in points; of no seed where it is the arm itself.
+
+    Args:
+        study: What there is.
+        regime: Which regime.
+        label: The arm.
+        other: The other's name, then it is the one that was tuned alike; or its label, as ``grpo (tuned)``.
+        part: Of the updates' values, to one.
+    """
     arms = study.arms.get(regime, {})
-    ours, theirs = arms[label], arms.get(alike(other, label), {})
+    ours, theirs = arms[label], arms.get(other if other.endswith(TUNED) else alike(other, label), {})
     both = [seed for seed in ours if seed in theirs and theirs is not ours]
     return over_seeds([part(_f1(ours[seed])) - part(_f1(theirs[seed])) for seed in both])
 

@@ -13,7 +13,7 @@ from .claim_tables import distances, history_decline, token_distances
 from .cost_tables import costs_of, curves, tokens
 from .headline_tables import overview, training_differences
 from .memory_tables import memories, readings
-from .replication_table import replication
+from .replication_table import clipped, replication
 from .study import OTHERS, Study
 from .tables import Table, differences, gaps, right_number, scores, within_seeds
 from .training_tables import collapse, estimator_table, tuning
@@ -34,7 +34,8 @@ def sections(study: Study, others: Sequence[str] = OTHERS) -> list[Table]:
     less, training = partial(differences, others=others), partial(training_differences, others=others)
     each: Sequence[Callable[[Study, str], Table]] = (scores, less, training, memories, readings)
     more: Sequence[Callable[[Study, str], Table]] = (causes, gaps, right_number, signal, tokens, estimator_table)
-    found = [overview(study), replication(study), distances(study), token_distances(study), history_decline(study)]
+    found = [overview(study), replication(study), clipped(study), distances(study), token_distances(study)]
+    found += [history_decline(study)]
     for regime in (one.name for one in study.regimes):
         found += [make(study, regime) for make in (*each, *more, collapse, curves, costs_of)]
         found += [memories(study, regime, pooled=True), causes(study, regime, pooled=True)]
