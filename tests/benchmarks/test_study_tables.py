@@ -106,7 +106,7 @@ def test_the_replication_stands_alone_and_beside_the_seeds_it_was_found_with() -
     assert found.rows[1][1:4] == ("31.0 (24.4 to 37.6)", "30.0 (30.0 to 30.0)", "+1.0 (-5.6 to +7.6)")
     assert found.rows[1][5:] == ("+1.0 (-5.6 to +7.6)", "+0.0 (+0.0 to +0.0)", "+0.100 (+0.100 to +0.100)")
     assert found.rows[2][3].startswith("+3.5 (")
-    assert "Replication: 11 cells are missing." in state(study, {})  # two seeds whole, three warm starts
+    assert "Fresh seeds: 11 cells are missing." in state(study, {})  # two seeds whole, three warm starts
     found = clipped(study)
     assert [cells[0] for cells in found.rows] == ["0, 1", "5, 6, 7", "0, 1, 5, 6, 7"]
     assert found.rows[0][4:7] == ("+4.5", "+9.0", "+8.0, +10.0")  # of two seeds no interval

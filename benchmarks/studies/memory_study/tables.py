@@ -203,7 +203,7 @@ def state(study: Study, default: Mapping[str, str]) -> list[str]:
         lines.append(f"Further arms: {len(further)} cells are missing.")
     if study.fresh is not None:
         missing = study.fresh.missing
-        lines.append(f"Replication: {len(missing)} cells are missing." if missing else "Replication: all cells are in.")
+        lines.append(f"Fresh seeds: {len(missing)} cells are missing." if missing else "Fresh seeds: all cells are in.")
     both = [study] if study.fresh is None else [study, study.fresh]
     if diverged := [name for one in both for name in one.diverged]:
         lines.append(f"Diverged, and counted with what their last checkpoint holds: {', '.join(diverged)}.")
