@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from memory_study.failures import CAUSES, episode_failures, failures
+from memory_study.failures import CAUSES, episode_failures, failures, given_anywhere
 
 from mempo_env.actions import Answer, FormatError, FormatErrorKind, ToolCall
 from mempo_env.records import Episode, Turn
@@ -109,3 +110,16 @@ def test_nothing_is_wrong_where_all_is_right_and_faults_are_left_out() -> None:
         "not looked up": 2,
         "copied_question": 1,
     }
+
+
+def test_right_answers_count_at_any_place_and_by_chance() -> None:
+    one, two = (goal.answers[0] for goal in TASK.goals)
+    swapped = episode(("", KNOWN, Answer((two, one, "of no goal"))))
+    half = episode(("", KNOWN, Answer((two.upper(),))))
+    none = episode(("", KNOWN, CALL))
+    fault = episode(("", KNOWN, Answer((one, two)))).replace(error="broke")
+    assert given_anywhere([swapped]) == {"2": {"goals": 2, "given": 2, "chance": 2}}  # of itself, being alone
+    found = given_anywhere([swapped, half, none, fault])
+    assert found == {"2": {"goals": 6, "given": 3, "chance": 3}}  # the same task thrice
+    other = replace(TASK, goals=tuple(replace(goal, answers=("elsewhere",)) for goal in TASK.goals))
+    assert given_anywhere([swapped, half.replace(task=other)])["2"] == {"goals": 4, "given": 2, "chance": 1}

@@ -95,6 +95,7 @@ def test_the_replication_stands_alone_and_beside_the_seeds_it_was_found_with() -
             "evaluations": {"after": evaluation(f1)},
             "training": training([f1 / 100, f1 / 100], 10.0, 1.0),
             "reading": {str(n): {"ours by start": read_by_start} for n in (6, 8, 10)},
+            "given": {str(n): {"goals": 100, "given": 40 + int(f1), "chance": 40} for n in (6, 8, 10)},
         }
 
     study = gather(matrix(full=True), read, lambda cell: replace(cell, lr=1e-3) if cell.kind == "tuned" else cell)
@@ -104,7 +105,8 @@ def test_the_replication_stands_alone_and_beside_the_seeds_it_was_found_with() -
     assert [cells[0] for cells in found.rows] == ["0, 1, 2", "5, 6, 7", "0, 1, 2, 5, 6, 7"]
     assert found.rows[0][3:5] == ("+6.0 (-0.6 to +12.6)", "+4.0, +5.0, +9.0")
     assert found.rows[1][1:4] == ("31.0 (24.4 to 37.6)", "30.0 (30.0 to 30.0)", "+1.0 (-5.6 to +7.6)")
-    assert found.rows[1][5:] == ("+1.0 (-5.6 to +7.6)", "+0.0 (+0.0 to +0.0)", "+0.100 (+0.100 to +0.100)")
+    assert found.rows[1][5:8] == ("+1.0 (-5.6 to +7.6)", "+0.0 (+0.0 to +0.0)", "+0.100 (+0.100 to +0.100)")
+    assert found.rows[1][8:] == ("+1.0 (-5.6 to +7.6)", "-1.0, +0.0, +4.0")
     assert found.rows[2][3].startswith("+3.5 (")
     assert "Fresh seeds: 11 cells are missing." in state(study, {})  # two seeds whole, three warm starts
     found = clipped(study)
@@ -112,7 +114,7 @@ def test_the_replication_stands_alone_and_beside_the_seeds_it_was_found_with() -
     assert found.rows[0][4:7] == ("+4.5", "+9.0", "+8.0, +10.0")  # of two seeds no interval
     assert found.rows[1][1] == "32.0 (18.9 to 45.1)"
     assert found.rows[1][4:7] == ("+1.0 (-5.6 to +7.6)", "+2.0 (-11.1 to +15.1)", "-2.0, +0.0, +8.0")
-    assert found.rows[1][7:] == ("+2.0 (-11.1 to +15.1)", "+0.0 (+0.0 to +0.0)", "+0.200 (+0.200 to +0.200)")
+    assert found.rows[1][7:10] == ("+2.0 (-11.1 to +15.1)", "+0.0 (+0.0 to +0.0)", "+0.200 (+0.200 to +0.200)")
     assert study.fresh is not None
     study.fresh.arms["hard"]["clipped"][5]["evaluations"]["after"]["6"]["episodes"]["wrong_number"] = [1, 0]
     assert clipped(study).rows[1][2:4] == ("83, 100, 100", "100, 100, 100")  # the fixture has 1 everywhere

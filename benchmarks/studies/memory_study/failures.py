@@ -10,12 +10,12 @@ Invariant: pure functions of episodes; causes of the goals of an episode add up 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from mempo_env.actions import Answer
 from mempo_env.agents.expert import UNKNOWN
 from mempo_env.agents.notes import clean, fact_seen, has_phrase, note_forms, split_memory
-from mempo_env.metrics import score_answers
+from mempo_env.metrics import exact_match, score_answers
 from mempo_env.records import Episode, Evidence, Goal
 
 CAUSES = {
@@ -112,3 +112,35 @@ def failures(episodes: Iterable[Episode]) -> dict[str, dict[str, int]]:
             counts.update(episode_failures(episode))
             counts["episodes"] += 1
     return {goals: dict(counts) for goals, counts in sorted(found.items(), key=lambda item: int(item[0]))}
+
+
+def given_anywhere(episodes: Sequence[Episode]) -> dict[str, dict[str, int]]:
+    """Goals whose right answer stands among those given, at whatever place and however many were given.
+
+    A wrong number of answers scores 0 on all goals, so that a policy which drops one answer of ten looks as if it knew
+    nothing. This looks through that rule, and so rewards whoever answers at random, too: hence ``chance``, the same
+    count with the goals of the next episode of as many goals.
+
+    Args:
+        episodes: Of any numbers of goals.
+
+    Returns:
+        By number of goals ``goals`` asked, ``given`` and ``chance``, over the episodes that ended without a fault.
+    """
+    found: dict[str, dict[str, int]] = {}
+    valid = [episode for episode in episodes if episode.error is None]
+    for number in sorted({len(episode.task.goals) for episode in valid}):
+        some = [episode for episode in valid if len(episode.task.goals) == number]
+        others = [*some[1:], some[0]]
+        found[str(number)] = {
+            "goals": number * len(some),
+            "given": sum(_given(episode, episode.task.goals) for episode in some),
+            "chance": sum(_given(one, other.task.goals) for one, other in zip(some, others, strict=True)),
+        }
+    return found
+
+
+def _given(episode: Episode, goals: Sequence[Goal]) -> int:
+    last = episode.turns[-1].action
+    answers = last.answers if isinstance(last, Answer) else ()
+    return sum(any(exact_match(one, gold) for one in answers for gold in goal.answers) for goal in goals)

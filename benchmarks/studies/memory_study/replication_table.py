@@ -8,7 +8,7 @@ Invariant: the fresh seeds count in these tables alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from .cells import FOLLOWED, REPLICATED
 from .estimates import over_seeds
@@ -23,6 +23,8 @@ OTHER, OURS = _OTHER + TUNED, _OURS + TUNED
 CLIPPED = FOLLOWED[1]
 _BESIDE = ("F1 in training, difference", "facts held, difference")
 _READ = "Q of the last memory read by the warm start, difference"
+_GIVEN = "goals whose right answer stands at any place of the answer, difference"
+_GIVEN_BY_SEED = "the same by seed"
 
 
 def replication(study: Study) -> Table:
@@ -36,10 +38,11 @@ def replication(study: Study) -> Table:
         levels = [[mean([f1_at(some[seed], n) for n in goals]) for seed in both] for some in (ours, theirs)]
         difference_cells = _differences(one, OURS, goals)
         rows.append((", ".join(map(str, both)), *(over_seeds(level).text() for level in levels), *difference_cells))
-    header = ("seeds", f"F1, {OURS}", f"F1, {OTHER}", "difference", "by seed", *_BESIDE, _READ)
+    header = ("seeds", f"F1, {OURS}", f"F1, {OTHER}", "difference", "by seed", *_BESIDE, _READ, _GIVEN, _GIVEN_BY_SEED)
     title = (
         f"Replication: {REGIME}, {OURS} less {OTHER} over {', '.join(map(str, goals))} goals, on the seeds it was "
-        "found with, on fresh ones, and on both; % and points, mean over seeds (95 % t interval)"
+        "found with, on fresh ones, and on both; right answers at any place are less what chance gives; % and points, "
+        "mean over seeds (95 % t interval)"
     )
     return Table("replication", title, header, rows)
 
@@ -57,7 +60,7 @@ def clipped(study: Study) -> Table:
             rows.append((", ".join(map(str, both)), level, *wrong, less, *_differences(one, CLIPPED, goals)))
     header = (
         *("seeds", f"F1, {CLIPPED}", f"tests with a wrong number of answers, by seed, {CLIPPED}", f"the same, {OURS}"),
-        *(f"F1 less {OURS}'s", f"F1 less {OTHER}'s", "by seed", *_BESIDE, _READ),
+        *(f"F1 less {OURS}'s", f"F1 less {OTHER}'s", "by seed", *_BESIDE, _READ, _GIVEN, _GIVEN_BY_SEED),
     )
     title = (
         f"Gradients clipped: {REGIME}, {CLIPPED} less {OURS} and less {OTHER} over {', '.join(map(str, goals))} goals; "
@@ -72,18 +75,31 @@ def _seed_sets(study: Study) -> list[Study]:
 
 
 def _differences(study: Study, label: str, goals: Sequence[int]) -> tuple[str, ...]:
-    """An arm less tuned GRPO: final F1, the same by seed, F1 in training, facts held, Q by one reader."""
+    """An arm less tuned GRPO: final F1, by seed, in training, facts held, Q by one reader, right answers anywhere."""
     ours, theirs = study.after(REGIME, label), study.after(REGIME, OTHER)
     both = sorted({*ours} & {*theirs})
     facts = [100 * (held(ours[seed], goals) - held(theirs[seed], goals)) for seed in both]
     read, read_other = study.reading(REGIME, label), study.reading(REGIME, OTHER)
+    given, given_other = study.given(REGIME, label), study.given(REGIME, OTHER)
+    found = [
+        _share(given[seed], goals) - _share(given_other[seed], goals)
+        for seed in both
+        if seed in given and seed in given_other
+    ]
     return (
         difference(ours, theirs, *goals).text(sign=True),
         ", ".join(difference({seed: ours[seed]}, theirs, *goals).text(sign=True) for seed in both),
         sampled(study, REGIME, label, OTHER).text(sign=True),
         over_seeds(facts).text(sign=True),
         moved(read, read_other, "ours by start", "ours by start", [str(n) for n in goals]),
+        over_seeds(found).text(sign=True),
+        ", ".join(f"{one:+.1f}" for one in found),
     )
+
+
+def _share(given: Mapping[str, Mapping[str, int]], goals: Sequence[int]) -> float:
+    """Right answers at any place in % of the goals, less those that the answers to other tasks would give by chance."""
+    return 100 * mean([(one["given"] - one["chance"]) / one["goals"] for one in (given[str(n)] for n in goals)])
 
 
 def _wrong_number(evaluation: Evaluation, goals: Sequence[int]) -> str:

@@ -21,15 +21,16 @@ from typing import Any
 
 from mempo_env.errors import UserError
 
-from .cells import STUDY, Cell, Scale, fingerprint
+from .cells import FOLLOWED, REPLICATED, STUDY, Cell, Scale, fingerprint
 
 RESULTS = Path(__file__).resolve().parents[2] / "results" / "study"
 """Where results are kept in the repository."""
 TEXTS = 1
 """Episodes per evaluation and number of goals whose text is kept."""
-PARTS = {"failures": 1, "reading": 1}
-"""What is read off a run folder when a cell is stored, why goals failed and last memories read by two policies, and the
-version of either; what has another version is read again where the run folder is at hand. Version 1 is not written."""
+PARTS = {"failures": 1, "reading": 1, "given": 1}
+"""What is read off a run folder when a cell is stored, why goals failed, last memories read by two policies and, of the
+arms of the replication, right answers at any place; and the version of each. What has another version is read again
+where the run folder is at hand. Version 1 is not written."""
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -153,7 +154,23 @@ def _reading(cell: Cell, out: Path, _: Mapping[str, Any]) -> dict[str, dict[str,
     return cross_reading(cell, out)
 
 
-_MAKERS: Mapping[str, Callable[[Cell, Path, Mapping[str, Any]], Any]] = {"failures": _failures, "reading": _reading}
+def _given(cell: Cell, out: Path, _: Mapping[str, Any]) -> dict[str, dict[str, int]] | None:
+    from mempo_env.agents.episodes_io import load_episodes
+
+    from .failures import given_anywhere
+
+    replicated = cell.kind == "tuned" and (cell.regime, cell.arm) in REPLICATED
+    path = out / "runs" / cell.name / "eval" / "after.episodes.jsonl.gz"
+    if not (replicated or (cell.regime, cell.arm) == FOLLOWED) or not path.exists():
+        return None
+    return given_anywhere(load_episodes(path))
+
+
+_MAKERS: Mapping[str, Callable[[Cell, Path, Mapping[str, Any]], Any]] = {
+    "failures": _failures,
+    "reading": _reading,
+    "given": _given,
+}
 
 
 def first_texts(episodes: Iterable[dict[str, Any]], most: int) -> list[dict[str, Any]]:

@@ -82,6 +82,11 @@ class Study:
         found = {seed: cell.get("reading") for seed, cell in self.arms.get(regime, {}).get(label, {}).items()}
         return {seed: read for seed, read in found.items() if read}
 
+    def given(self, regime: str, label: str) -> dict[int, Any]:
+        """Right answers at any place, by seed (see ``failures.given_anywhere``); of the replicated arms alone."""
+        found = {seed: cell.get("given") for seed, cell in self.arms.get(regime, {}).get(label, {}).items()}
+        return {seed: counts for seed, counts in found.items() if counts}
+
     def with_seeds_of(self, other: Study) -> Study:
         """Its arms, with the seeds that another study has of them, too."""
         arms = {
