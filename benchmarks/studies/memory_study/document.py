@@ -13,7 +13,7 @@ from mempo_env.errors import UserError
 
 from . import plots
 from .arms import ARMS, CROSSED, CROSSED_ARMS, REGIMES
-from .cells import DEV_SEED, FRESH_SEEDS, REPLICATED, SEEDS, STUDY, candidates
+from .cells import DEV_SEED, FOLLOWED, FRESH_SEEDS, REPLICATED, SEEDS, STUDY, candidates
 from .real import LEARNING_RATE, REAL, REGIME
 from .sections import real_sections, sections
 from .study import Study
@@ -77,7 +77,8 @@ def setup_table() -> str:
         (
             "seeds",
             f"{', '.join(map(str, SEEDS))}; tuning: {DEV_SEED}; replication: {', '.join(map(str, FRESH_SEEDS))}, tuned "
-            + " and ".join(f"`{regime}-{arm}`" for regime, arm in REPLICATED),
+            + " and ".join(f"`{regime}-{arm}`" for regime, arm in REPLICATED)
+            + ", and `{}-{}`".format(*FOLLOWED),
         ),
         *(
             (
