@@ -27,6 +27,7 @@ from typing import Any
 
 import torch
 from memory_study.analysis import episode_facts
+from memory_study.arms import CLIP
 from memory_study.document import DOCS, between
 from memory_study.estimates import over_seeds
 from memory_study.measures import mean
@@ -34,7 +35,7 @@ from memory_study.tables import Table
 from rich.console import Console
 
 from mempo_env.algos.base import get_algorithm
-from mempo_env.algos.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from mempo_env.algos.checkpoint import check_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from mempo_env.algos.config_io import read_config
 from mempo_env.algos.job import make_trainer
 from mempo_env.algos.logs import read_metrics
@@ -44,8 +45,6 @@ from mempo_env.errors import UserError
 from mempo_env.versions import versions
 
 KEPT = Path(__file__).resolve().parents[1] / "results" / "one_update.json"
-CLIP = 0.003
-"""Norm of the clipped variant: twice the median of tuned MemPO in ``hard``, as in the study's arm ``clipped``."""
 AFTER, DRAWS = 5, 5
 """Updates after the one in question, and how often they are drawn anew."""
 VARIANTS = ("as it was", "clipped")
@@ -100,11 +99,10 @@ def replay(trainer: Trainer, run: Path, update: int) -> list[float]:
     Raises:
         UserError: A repeated update does not give the run's numbers.
     """
-    known = read_metrics(run, "train")
-    earlier = [path for path in list_checkpoints(run / "checkpoints") if int(path.name.split("-")[1]) <= update]
-    if earlier:
-        state, _ = load_checkpoint(earlier[-1], trainer.policy, trainer.algorithm.name)
-        trainer.load_state_dict(state)
+    known, name = read_metrics(run, "train"), trainer.algorithm.name
+    checkpoints = list_checkpoints(run / "checkpoints")
+    if earlier := [path for path in checkpoints if check_checkpoint(path, name)["step"] <= update]:
+        _restore(trainer, earlier[-1])
     while trainer.steps_done < update:
         step = trainer.steps_done
         check_equal(trainer.step(), known[step], step)

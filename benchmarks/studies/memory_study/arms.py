@@ -50,6 +50,8 @@ CROSSED = {
 """``hard`` differs from ``easy`` in two things, goals and outcome; these differ from each in one."""
 CROSSED_ARMS = ("grpo", "mempo", "mempo-paper", "shuffled", "same-turn", "shuffled-in-turn")
 """What is run there, with the settings before tuning."""
+CLIP = 0.003
+"""Norm that ``clipped`` clips gradients to: about twice the median of tuned MemPO's in ``hard``."""
 
 
 @dataclass(frozen=True)
@@ -139,11 +141,11 @@ ARMS = {
         _further(
             "clipped",  # not tuned: it has what tuning chose for mempo
             MemPOConfig(weight=0.3),
-            "tuned mempo (weight 0.3) with gradients clipped to 0.003, twice their median, so that an update with a "
+            f"tuned mempo (weight 0.3) with gradients clipped to {CLIP}, twice their median, so that an update with a "
             "success weighs little more than others; all other arms clip to 1, which none of theirs reaches",
             weighted=False,
             regimes=("hard",),
-            max_grad_norm=0.003,
+            max_grad_norm=CLIP,
             tuned=False,
         ),
         _further(

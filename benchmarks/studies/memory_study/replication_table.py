@@ -3,7 +3,7 @@
 Seeds, arms and settings were fixed before any of its cells was run, so that on the fresh seeds alone it is one
 comparison; what is tested is the final F1. ``clipped`` was thought of when it had failed, and asks why.
 
-Invariant: the fresh seeds count in these tables alone.
+Invariant: of the study's tables the fresh seeds count in these alone.
 """
 
 from __future__ import annotations

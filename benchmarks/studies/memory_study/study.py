@@ -79,13 +79,16 @@ class Study:
 
     def reading(self, regime: str, label: str) -> dict[int, Any]:
         """Last memories of an arm and of its warm start, read by both, by seed (see ``reading``)."""
-        found = {seed: cell.get("reading") for seed, cell in self.arms.get(regime, {}).get(label, {}).items()}
-        return {seed: read for seed, read in found.items() if read}
+        return self._part(regime, label, "reading")
 
     def given(self, regime: str, label: str) -> dict[int, Any]:
         """Right answers at any place, by seed (see ``failures.given_anywhere``); of the replicated arms alone."""
-        found = {seed: cell.get("given") for seed, cell in self.arms.get(regime, {}).get(label, {}).items()}
-        return {seed: counts for seed, counts in found.items() if counts}
+        return self._part(regime, label, "given")
+
+    def _part(self, regime: str, label: str, name: str) -> dict[int, Any]:
+        """What was read off an arm's run folders when they were stored, by seed; those that lack it are left out."""
+        found = {seed: cell.get(name) for seed, cell in self.arms.get(regime, {}).get(label, {}).items()}
+        return {seed: part for seed, part in found.items() if part}
 
     def with_seeds_of(self, other: Study) -> Study:
         """Its arms, with the seeds that another study has of them, too."""
